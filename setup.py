@@ -14,8 +14,8 @@ def lines(key): return [o for o in cfg.get(key, '').splitlines() if o]
 
 setup(
     version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(), author=cfg['author'],
-    license=cfg['license'], url=cfg['git_url'], project_urls={'Documentation': cfg['doc_url'], 'Source': cfg['git_url']},
-    python_requires='>=' + cfg['min_python'], packages=find_packages(include=['llm_distill', 'llm_distill.*']),
+    license=cfg['license'], python_requires='>=' + cfg['min_python'],
+    packages=find_packages(include=['llm_distill', 'llm_distill.*']),
     package_data={'llm_distill': ['recordings/*']}, install_requires=lines('requirements'),
     extras_require={k.removesuffix('_requirements'): lines(k) for k in cfg if k.endswith('_requirements')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['llm_distill = llm_distill._modidx:d']},

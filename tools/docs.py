@@ -141,7 +141,7 @@ def main():
         shutil.rmtree('_docs', ignore_errors=True)
         shutil.move(f'{tmp}/_docs', '_docs')
     for w in warnings: print(f'warning: {w}', file=sys.stderr)
-    print(f'{len(list(Path("_docs").rglob("*.html")))} pages in _docs/; open _docs/index.html')
+    print(f'{len(list(Path("_docs").rglob("*.html")))} pages in _docs/; open _docs/index.html (its search box needs a server: python3 -m http.server -d _docs)')
     sys.exit(any('broken link' in w for w in warnings))
 
 

@@ -34,8 +34,9 @@ def synthesis_prompt(
         'the same kind of thing as the wanted question, but about another subject, place or person and in other words. Do not answer them.',
         'Reply with a JSON object: {"questions": ["...", "..."]}'])
 
-# %% ../nbs/02_synthesis.ipynb #fd58f02e
+# %% ../nbs/02_synthesis.ipynb #43ba171f
 _bullet = re.compile(r'^\s*(?:\d+\s*[.):]|[-*•]|Q\s*\d*\s*:)\s*(?P<item>\S.*)$', re.I)
+_emphasis = re.compile(r'^([*_"`]+)(.*)\1$')
 _complete = re.compile(r'"((?:[^"\\\n]|\\.)+)"\s*(?=[,\]])')
 
 def parse_questions(
@@ -44,7 +45,7 @@ def parse_questions(
     "The questions in a teacher's reply."
     found = _json_strings(text)
     if found is None: found = _items(text)
-    return [q for o in found if (q := ' '.join(o.split()).strip('"*_` ').removeprefix('Q:').strip())]
+    return [q for o in found if (q := _emphasis.sub(r'\2', ' '.join(o.split()).removeprefix('Q:').strip()))]
 
 def _json_strings(text):
     "All strings in the first JSON array or object of `text` that holds some; None where there is no JSON"
@@ -173,7 +174,7 @@ class Synthesis:
     @property
     def candidates(self) -> int: return len(self.tasks) + len(self.rejects)
 
-# %% ../nbs/02_synthesis.ipynb #47000f19
+# %% ../nbs/02_synthesis.ipynb #20c65443
 def synthesize(
     seed: SeedPrompt,             # whose kind of question is wanted
     teacher,                      # a `Teacher`
@@ -183,11 +184,13 @@ def synthesize(
     per_request: int = 10,        # questions asked for in one request
     temperature: float = 1.0,     # of the teacher; variety is wanted here
     rng_seed: int = 0,            # draws the context of each request
-    patience: int = 3,            # rounds in a row without a new task before giving up
+    patience: int = 3,            # rounds in a row without a new task before giving up; 0: the teacher is not asked
+    given: list[str] = (),        # questions that are there already; they come first, and the teacher is asked only for the rest
 ) -> Synthesis:
     "Let the teacher write `n` different tasks; fewer, with the reason in `short`, where it has no more to give."
     if n < 1: raise DistillError(f'{n} tasks were asked for; ask for 1 or more')
     pool = Accepted({seed.question: 'the seed question', **{e.question: 'an example' for e in seed.examples}, **avoid}, near)
+    pool.offer(list(given))
     first, dry = 1, 0
     while len(pool.tasks) < n and dry < patience:
         requests = ceil(max(1, ceil((n - len(pool.tasks)) / per_request) / 2))
@@ -195,7 +198,8 @@ def synthesize(
         first += requests*per_request
         dry = 0 if pool.offer(_ask(seed, teacher, starts, per_request, temperature, rng_seed, pool)) else dry + 1
     extra = [dict(stage='synthesis', task=t, reason='not needed: enough tasks were accepted before') for t in pool.tasks[n:]]
-    short = f'{len(pool.tasks)} of {n} tasks: {patience} rounds in a row brought nothing new' if len(pool.tasks) < n else ''
+    why = f'{patience} rounds in a row brought nothing new' if patience else 'the teacher was not asked for more'
+    short = f'{len(pool.tasks)} of {n} tasks: {why}' if len(pool.tasks) < n else ''
     return Synthesis(pool.tasks[:n], pool.rejects + extra, short)
 
 def _ask(seed, teacher, starts, per_request, temperature, rng_seed, pool):
@@ -207,18 +211,19 @@ def _ask(seed, teacher, starts, per_request, temperature, rng_seed, pool):
         else: pool.rejects.append(dict(stage='synthesis', task=None, reason=f'{reply.kind} reply: {reply.reason}'))
     return found
 
-# %% ../nbs/02_synthesis.ipynb #ed41eed3
+# %% ../nbs/02_synthesis.ipynb #37042627
 def synthesize_splits(
     seed: SeedPrompt,                # the prompt to distil
     teacher,                         # a `Teacher`
     n: int = 200,                    # training tasks
     n_test: int = 50,                # tasks in each test set
     other: SeedPrompt | None = None, # a different prompt, for the second test set
+    given: list[str] = (),           # questions of the main prompt's kind that are there already
     **kwargs,                        # further arguments of `synthesize`
 ) -> tuple[dict[str, list[str]], list[dict], list[str]]: # tasks by split `test_different`, `test_same`, `train`; rejects; what was short
     "Tasks for the test sets and for training, none of them in two sets, exactly or nearly."
     far = synthesize(other, teacher, n_test, **kwargs) if other else Synthesis([], [])
-    same = synthesize(seed, teacher, n_test + n, {t: 'a task of test_different' for t in far.tasks}, **kwargs)
+    same = synthesize(seed, teacher, n_test + n, {t: 'a task of test_different' for t in far.tasks}, given=given, **kwargs)
     if len(same.tasks) <= n_test:
         raise DistillError(f'the teacher gave {len(same.tasks)} usable tasks, which leaves none for training beside {n_test} test tasks; '
                            f'see the reasons of the {len(same.rejects)} rejects, or ask for a smaller test set ({_reasons(same.rejects)})')

@@ -1,0 +1,6 @@
+"Every test is offline, without a key, and with a home of its own."
+import os, tempfile
+
+home = tempfile.TemporaryDirectory(prefix='llm_distill_tests_')
+os.environ.update(LLM_DISTILL_HOME=home.name, HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false')
+for name in 'OPENAI_API_KEY', 'OPENAI_BASE_URL': os.environ.pop(name, None)

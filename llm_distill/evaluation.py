@@ -134,10 +134,10 @@ def step_f1(
     import numpy as np
     return np.array([m.f1() for m in match_steps(predicted, expected, encode)], dtype=float)
 
-# %% ../nbs/06_evaluation.ipynb #af704fc2
+# %% ../nbs/06_evaluation.ipynb #aaee14a1
 def bootstrap(
     values,                   # one value an item
-    resamples: int = 10_000,  # means that are drawn; the ends of the interval then move by less than a thirtieth of its length
+    resamples: int = 10_000,  # means that are drawn; another seed moves the ends by about a hundredth of the interval's length
     seed: int = 0,            # of the random generator
 ) -> tuple[float, float, float]: # mean, low and high end of the 95% interval
     "Mean of `values` with its percentile bootstrap interval; raises `DistillError` for no values."

@@ -5,6 +5,7 @@
 #   make test ARGS='-k prompts -x'        options for pytest
 #   make test PYTHON=python3.12           another Python for .venv
 .POSIX:
+.PHONY: help quickstart test docs readme clean distclean
 PYTHON = python3
 ARGS =
 BIN = .venv/bin
@@ -32,7 +33,6 @@ readme: .venv/.dev
 clean:
 	rm -rf _docs _proc build dist *.egg-info .pytest_cache nbs/nbdev.yml
 	find llm_distill nbs tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
-	rm -f .venv/.package .venv/.dev
 
 distclean: clean
 	rm -rf .venv

@@ -32,7 +32,9 @@ def type_name(o):
     return re.sub(r'\b(?:\w+\.)+(?=\w)', '', s)
 
 
-def default_text(o): return getattr(o, '__name__', None) or repr(o)
+def default_text(o):
+    text = getattr(o, '__name__', None) or repr(o)
+    return text if len(text) < 40 or isinstance(o, str) else f'{type(o).__name__}(...)'
 
 
 def cell(text): return str(text or '').replace('\n', ' ').replace('|', r'\|')
@@ -113,7 +115,7 @@ def stage(proc, dst):
     shutil.copytree(proc, dst, ignore=shutil.ignore_patterns('.*', '_docs'), dirs_exist_ok=True)
     for f in dst.rglob('*.ipynb'):
         nb = json.loads(page_links(f.read_text()))
-        front, rest = nb['cells'][:1], in_order(nb['cells'][1:])
+        front, rest = nb['cells'][:1], in_order(c for c in nb['cells'][1:] if not re.search(r'^show_doc\(_', ''.join(c['source']), re.M))
         f.write_text(json.dumps(nb | {'cells': front + intro(repo/'nbs'/f.relative_to(dst)) + rest}))
         f.rename(f.with_name(page_links(f'/{f.name}')[1:]))
     bar = dst/'sidebar.yml'
@@ -122,9 +124,11 @@ def stage(proc, dst):
 
 def relative_links(site, url):
     "Point links that go to the published site's own pages to the pages beside: the site works wherever it lies, on a disk too."
+    private = re.compile(rf'<a href="{re.escape(url)}/[^"]*#(?:_|[^"]*\._)[^"]*"[^>]*>(.*?)</a>') # nbdev links names that no page shows
     for f in site.rglob('*.html'):
         up = '../'*len(f.relative_to(site).parent.parts) or './'
-        f.write_text(re.sub(rf'(<a\b[^>]*?\bhref="){re.escape(url)}/?(?=[^"]*")', rf'\g<1>{up}', f.read_text()))
+        text = private.sub(r'\1', f.read_text())
+        f.write_text(re.sub(rf'(<a\b[^>]*?\bhref="){re.escape(url)}/?(?=[^"]*")', rf'\g<1>{up}', text))
 
 
 def main():

@@ -89,8 +89,8 @@ def test_first_paragraph_is_shown(site, path):
 def test_every_public_symbol_is_documented_with_its_parameters(site, name):
     parsed = Page(site/f'{name}.html')
     module = import_module(f'llm_distill.{name}')
-    symbols = [getattr(module, o) for o in module.__all__]
-    own = [o for o in symbols if (isinstance(o, type) or callable(o)) and getattr(o, '__module__', '') == module.__name__]
+    symbols = [(n, getattr(module, n)) for n in module.__all__]
+    own = [o for n, o in symbols if getattr(o, '__module__', '') == module.__name__ and getattr(o, '__qualname__', '') == n] # what def and class make
     assert [o.__name__ for o in own if o.__name__.lower() not in parsed.ids] == []
     notes = {n for o in own if not isinstance(o, type) for n in docments(o).values() if n}
     squeeze = lambda s: re.sub(r'[^a-z0-9]', '', s.lower()) # typographic quotes and marked-up code are the page's affair

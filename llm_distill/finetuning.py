@@ -208,14 +208,14 @@ def _checkpoints(work_dir):
     found = [o for o in Path(work_dir).glob('checkpoint-*') if (o/'trainer_state.json').exists()]
     return sorted(found, key=lambda o: int(o.name.split('-')[1]))
 
-# %% ../nbs/05_finetuning.ipynb #b8291fae
+# %% ../nbs/05_finetuning.ipynb #381ca054
 def _loss_rows(history):
     "Rows of losses.jsonl from the trainer's log"
     for o in history:
         if 'loss' in o: yield dict(step=o['step'], epoch=round(o['epoch'], 4), loss=o['loss'], lr=o['learning_rate'])
         elif 'eval_loss' in o: yield dict(epoch=round(o['epoch'], 4), validation_loss=o['eval_loss'])
 
-def _make_callback(trainer, recipe, work_dir):
+def _make_callback(trainer, recipe, work_dir, progress):
     "What is seen and written during training"
     import torch
     from tqdm.auto import tqdm
@@ -224,7 +224,7 @@ def _make_callback(trainer, recipe, work_dir):
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc='fine-tuning', unit='step',
-                            disable=not (sys.stderr.isatty() or in_notebook()))
+                            disable=not (progress and (sys.stderr.isatty() or in_notebook())))
         def on_epoch_begin(self, args, state, control, **kwargs):
             trainer.batches.epoch = epoch = round(state.epoch or 0)
             torch.manual_seed(1000 * recipe.seed + epoch)
@@ -261,13 +261,14 @@ def _start_or_resume(work_dir, key):
         write_json(note, dict(inputs=key))
     return next((str(o) for o in reversed(_checkpoints(work_dir))), None)
 
-# %% ../nbs/05_finetuning.ipynb #cb930432
+# %% ../nbs/05_finetuning.ipynb #a73e7cfb
 def finetune(
     student: Student,               # where to start; stays as it is
     pairs,                          # dicts or a `datasets.Dataset` with `task` and `completion`
     recipe: Recipe = Recipe(),      # how
     work_dir: str | Path = 'work',  # checkpoints and losses.jsonl; the same call on the same folder goes on where it stopped
     keep_checkpoint: bool = True,   # False removes the last checkpoint when training is over
+    progress: bool = True,          # a bar with the loss, in a terminal and a notebook; a line an epoch is printed anyway
 ) -> Student: # a new student
     "Teach the student the completions; raises `DistillError` where a pair is too long or the loss is no number."
     work_dir = Path(work_dir)
@@ -279,7 +280,7 @@ def finetune(
     new = Student(copy.deepcopy(student.model), student.tokenizer, student.name, student.source)
     with quiet():
         trainer = _make_trainer(new, train, validation, recipe, work_dir)
-        _train(trainer, _make_callback(trainer, recipe, work_dir), checkpoint)
+        _train(trainer, _make_callback(trainer, recipe, work_dir, progress), checkpoint)
     write_jsonl(work_dir/'losses.jsonl', _loss_rows(trainer.state.log_history))
     if not keep_checkpoint: shutil.rmtree(_checkpoints(work_dir)[-1], ignore_errors=True)
     new.model.eval()

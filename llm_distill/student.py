@@ -100,7 +100,7 @@ def tiny_tokenizer(
     t.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=t, eos_token='<|endoftext|>', pad_token='<|pad|>', clean_up_tokenization_spaces=False)
 
-# %% ../nbs/04_student.ipynb #32ec9392
+# %% ../nbs/04_student.ipynb #36ad2b96
 def tiny_student(
     config=None,     # a transformers config; a two-layer Llama of width 64 if None
     tokenizer=None,  # its tokenizer; `tiny_tokenizer()` if None
@@ -111,7 +111,7 @@ def tiny_student(
     from transformers import AutoModelForCausalLM, LlamaConfig
     tokenizer = tokenizer or tiny_tokenizer()
     config = config or LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4, num_key_value_heads=2,
-                                   max_position_embeddings=512, vocab_size=len(tokenizer), tie_word_embeddings=True)
+                                   max_position_embeddings=512, vocab_size=len(tokenizer))
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
         return Student(AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(best_device()).eval(), tokenizer, 'tiny', 'random weights')
@@ -137,7 +137,7 @@ def encode(
     ids = self.tokenizer(text).input_ids
     return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
 
-# %% ../nbs/04_student.ipynb #1d699e1e
+# %% ../nbs/04_student.ipynb #b84dc82e
 @patch
 def _encode_all(self: Student, prompts, max_new_tokens):
     "Each prompt's tokens; an error where an answer of `max_new_tokens` would not fit behind one"
@@ -159,7 +159,14 @@ def _runner(self: Student):
         self._copy, self._copy_version = copy.deepcopy(self.model, half).eval(), version
     return self._copy
 
-# %% ../nbs/04_student.ipynb #babfdea7
+@contextlib.contextmanager
+def _contiguous_head(model):
+    "Give the output layer a contiguous input: of a slice, torch makes a batched product and copies the whole layer for each row"
+    hook = model.get_output_embeddings().register_forward_pre_hook(lambda head, args: (args[0].contiguous(), *args[1:]))
+    try: yield
+    finally: hook.remove()
+
+# %% ../nbs/04_student.ipynb #282375a1
 @patch
 def generate(
     self: Student,
@@ -176,7 +183,8 @@ def generate(
     from tqdm.auto import tqdm
     rows, out, model = self._encode_all(prompts, max_new_tokens), [''] * len(prompts), self._runner()
     order = sorted(range(len(rows)), key=lambda i: -len(rows[i]))
-    with torch.random.fork_rng(), torch.inference_mode(), tqdm(total=len(rows), desc=f'{self.name} answers', disable=not progress) as bar:
+    bar = tqdm(total=len(rows), desc=f'{self.name} answers', disable=not progress)
+    with torch.random.fork_rng(), torch.inference_mode(), _contiguous_head(model), bar:
         torch.manual_seed(seed)
         for at in range(0, len(order), batch_size):
             batch = order[at:at+batch_size]

@@ -140,3 +140,126 @@ def test_errors_name_what_to_do(tmp_path):
     with pytest.raises(DistillError, match='stage `evaluate`'): ev.score_run(tmp_path)
     with pytest.raises(DistillError, match='prediction 2'): ev.score([dict(task='a', expected='b', prediction='c'), dict(task='a', expected=3)], 'same', 'x')
     with pytest.raises(DistillError, match='training set is empty'): ev.nearest(['a'], [])
+
+# ---- further metrics
+
+def test_rouge_l_and_token_f1_against_rouge_score(recorded):
+    scorer = pytest.importorskip('rouge_score.rouge_scorer', reason='rouge-score is not installed').RougeScorer(['rougeL', 'rouge1'])
+    pairs = [(p, e) for k in recorded for p, e in zip(recorded[k][2], recorded[k][1]) if (p + e).isascii() and '_' not in p + e]
+    assert len(pairs) > 80
+    theirs = [scorer.score(e, p) for p, e in pairs]
+    predicted, expected = zip(*pairs)
+    assert ev.rouge_l(predicted, expected) == pytest.approx([o['rougeL'].fmeasure for o in theirs])
+    assert ev.token_f1(predicted, expected) == pytest.approx([o['rouge1'].fmeasure for o in theirs])
+
+def test_common_subsequence_against_dynamic_programming():
+    from difflib import SequenceMatcher # no LCS, but a lower bound
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        a, b = (list(rng.integers(0, 4, rng.integers(0, 90))) for _ in range(2))
+        table = np.zeros((len(a) + 1, len(b) + 1), int)
+        for i, x in enumerate(a):
+            for j, y in enumerate(b): table[i+1, j+1] = table[i, j] + 1 if x == y else max(table[i, j+1], table[i+1, j])
+        assert ev._common_subsequence(a, b) == table[-1, -1] >= sum(m.size for m in SequenceMatcher(None, a, b, False).get_matching_blocks())
+
+def test_order_is_kendalls_tau():
+    from scipy.stats import kendalltau
+    rng = np.random.default_rng(0)
+    for k in range(2, 9):
+        ranks = rng.permutation(k)
+        pairs = tuple((i, int(j), .9) for i, j in enumerate(ranks))
+        m = ev.Match(tuple('abcdefghi'[:k]), tuple('abcdefghi'[:k]), tuple(rng.permutation(np.array(pairs, dtype=object)).tolist()))
+        assert m.order() == pytest.approx(kendalltau(range(k), ranks).statistic)
+
+def test_step_metrics_by_hand():
+    "p = x, y, and z that is 0.8 y; e = y, x: cosines 1, 1; one superfluous step"
+    vectors = dict(x=(1, 0), y=(0, 1), z=(.6, .8), w=(-1, 0))
+    encode = lambda texts: np.array([vectors[t] for t in texts], dtype=float).reshape(-1, 2)
+    value = lambda name, p, e: ev.metrics_for('steps')[name]([p], [e], encode)[0]
+    assert [value(m, 'x, y, z', 'y, x') for m in ('step_precision', 'step_recall', 'step_f1')] == pytest.approx([2/3, 1, 4/5])
+    assert [value(m, 'x, y, z', 'y, x') for m in ('strict_precision', 'strict_recall', 'strict_f1', 'step_order', 'step_count')] == pytest.approx([2/3, 1, 4/5, -1, 3])
+    assert [value(m, 'z', 'x, y') for m in ('step_precision', 'step_recall', 'strict_recall')] == pytest.approx([.8, .4, .5])
+    assert [value(m, 'z', 'x') for m in ('step_precision', 'strict_precision')] == pytest.approx([.6, 0])
+    assert [value(m, '', 'x') for m in ('step_recall', 'strict_f1', 'format')] == [0, 0, 0] and np.isnan(value('step_order', '', 'x'))
+
+def test_form_and_its_metrics(recorded):
+    assert ev.form(recorded['same'][1]) == ev.form(recorded['different'][1]) == 'steps'
+    assert ev.form(['{"a": 1}']*9 + ['x']) == 'json' and ev.form(['It is.', 'Paris', 'a, b']) == 'text' and ev.form([]) == 'text'
+    row = ev.score([dict(task=str(i), expected='{"a": 1, "b": 2}', prediction='{"a": 1}') for i in range(4)], 'same', 'x')
+    assert row['main'] == 'field_match' and row['field_match']['mean'] == .5 and row['format']['mean'] == 0 and {'similarity', 'step_f1'} <= set(row)
+
+def test_own_metric_leaves_items_out(encode):
+    data = [dict(task=str(i), expected=e, prediction='ab') for i, e in enumerate(['a', 'b', 'c', ''])]
+    row = ev.score(data, 'same', 'x', encode, dict(within=ev.own(lambda p, e: None if not e else e in p)))
+    assert row['main'] == 'within' and row['n'] == 4 and row['within']['mean'] == pytest.approx(2/3, abs=1e-4)
+    none = ev.score(data, 'same', 'x', encode, dict(never=ev.own(lambda p, e: None)))
+    assert none['never'] == dict(mean=None, low=None, high=None) and 'NaN' not in json.dumps(none)
+
+# ---- comparisons
+
+def test_paired_bootstrap_finds_nothing_where_there_is_nothing():
+    "Under no difference, p < 0.05 in about 5% of comparisons"
+    rng = np.random.default_rng(3)
+    ps = []
+    for i in range(500):
+        item = rng.normal(size=50)
+        ps.append(ev.compare(item + rng.normal(size=50), item + rng.normal(size=50), 1000, i).p)
+    assert 0.02 <= np.mean(np.array(ps) < 0.05) <= 0.09
+
+def test_pairing_helps_and_agrees_with_the_t_test():
+    from scipy.stats import ttest_rel
+    rng = np.random.default_rng(0)
+    item = rng.normal(0, 5, 50)
+    a, b = item + rng.normal(.5, 1, 50), item + rng.normal(0, 1, 50)
+    d = ev.compare(a, b)
+    interval = ttest_rel(a, b).confidence_interval()
+    assert (d.low, d.high) == pytest.approx((interval.low, interval.high), abs=.06) and d.mean == pytest.approx((a - b).mean())
+    assert d.high - d.low < 1 < ev.bootstrap(a)[2] - ev.bootstrap(a)[1]
+
+def test_p_and_interval_agree():
+    rng = np.random.default_rng(0)
+    for i in range(60):
+        d = ev.compare(rng.normal(.2, 1, 40), np.zeros(40), 2000, i)
+        if not .045 < d.p < .055: assert (d.p < .05) == (not d.low <= 0 <= d.high)
+
+def test_gap_closed_is_a_share_of_the_way():
+    before, ceiling = np.full(20, .2), np.full(20, .7)
+    assert ev.gap_closed(before + .25, before, ceiling) == pytest.approx((.5, .5, .5))
+    assert ev.gap_closed(before - .1, before, ceiling)[0] == pytest.approx(-.2)
+    assert ev.gap_closed(before, before, before) is None and ev.gap_closed(before, ceiling, before) is None
+
+def test_systems_are_paired_by_task(tmp_path, recorded, encode):
+    tasks, expected, again = (o[:10] for o in recorded['same'])
+    saved_run(tmp_path, dict(distilled=expected, one_shot=tasks), tasks, expected)
+    saved_run(tmp_path, dict(teacher=again[:2:-1]), tasks[:2:-1], expected[:2:-1])
+    row = ev.score_run(tmp_path, encode)[0]
+    assert row['against']['teacher']['n'] == 7 and row['against']['one_shot']['n'] == 10
+    assert row['against']['teacher']['mean'] == pytest.approx(np.mean(1 - ev.step_f1(again[3:], expected[3:], encode)), abs=1e-3)
+
+# ---- leakage, items, scale
+
+def test_leakage_finds_the_copied_task(tmp_path, recorded, encode):
+    tasks, expected, again = (o[:6] for o in recorded['same'])
+    write_jsonl(tmp_path/'train.jsonl', [dict(task=t, completion='x') for t in ('Is the pool open?', tasks[2].lower())])
+    ev.score_run(saved_run(tmp_path, dict(distilled=again), tasks, expected), encode)
+    found = read_jsonl(tmp_path/'leakage.jsonl')
+    assert [r['overlap'] for r in found] == [False, False, True, False, False, False] and found[2]['closest'] == tasks[2].lower()
+
+def test_item_scores_add_up_to_the_scores(tmp_path, recorded, encode):
+    tasks, expected, again = recorded['different']
+    rows = ev.score_run(saved_run(tmp_path, dict(teacher=again, echo=tasks), tasks, expected), encode)
+    items = read_jsonl(tmp_path/'item_scores.jsonl')
+    for r in rows:
+        mine = [o for o in items if o['system'] == r['system']]
+        assert len(mine) == 50 and np.mean([o['step_f1'] for o in mine]) == pytest.approx(r['step_f1']['mean'], abs=1e-4)
+        for o in mine[:5]:
+            p, e = steps(o['prediction']), steps(o['expected'])
+            assert len(o['pairs']) == min(len(p), len(e)) and 2*sum(c for *_, c in o['pairs'])/(len(p) + len(e)) == pytest.approx(o['step_f1'], abs=1e-3)
+
+def test_ten_thousand_predictions_need_no_more_than_arrays():
+    "Work and memory that grow with n only: thousands of items with an encoder that costs nothing"
+    encode = ev.remember(random_encoder(16))
+    rng = np.random.default_rng(0)
+    say = lambda: ', '.join(f'do {i}' for i in rng.integers(0, 500, 4))
+    row = ev.score([dict(task=str(i), expected=say(), prediction=say()) for i in range(10_000)], 'same', 'x', encode)
+    assert row['n'] == 10_000 and 0 < row['step_f1']['high'] - row['step_f1']['low'] < .01

@@ -2,5 +2,6 @@
 import os, tempfile
 
 home = tempfile.TemporaryDirectory(prefix='llm_distill_tests_')
-os.environ.update(LLM_DISTILL_HOME=home.name, HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false')
+os.environ.update(LLM_DISTILL_HOME=home.name, HF_HUB_OFFLINE='1', TOKENIZERS_PARALLELISM='false',
+                  OMP_NUM_THREADS='1') # tiny models lose more by sharing work between threads than they gain
 for name in 'OPENAI_API_KEY', 'OPENAI_BASE_URL': os.environ.pop(name, None)

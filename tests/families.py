@@ -1,4 +1,5 @@
 "Tiny random students of the families that users have, each with a tokenizer that has its family's peculiarity."
+import json
 from llm_distill.student import tiny_student, tiny_tokenizer
 
 def tokenizer(**special):
@@ -24,6 +25,9 @@ def sentencepiece():
     trainer = trainers.BpeTrainer(vocab_size=700, special_tokens=['<unk>', '<s>', '</s>', *(f'<0x{i:02X}>' for i in range(256))], show_progress=False)
     rows = read_jsonl(recordings/'pull_requests.jsonl')
     t.train_from_iterator([w for r in rows for o in (f"Q: {r['task']} A:", *r['completions']) for w in o.split()], trainer)
+    d = json.loads(t.to_str()) # bytes are ordinary tokens, not special ones that decoding drops
+    d['added_tokens'] = d['added_tokens'][:3]
+    t = Tokenizer.from_str(json.dumps(d))
     t.post_processor = processors.TemplateProcessing(single='<s> $A', special_tokens=[('<s>', 1)])
     return PreTrainedTokenizerFast(tokenizer_object=t, unk_token='<unk>', bos_token='<s>', eos_token='</s>')
 
@@ -37,11 +41,11 @@ FAMILIES = {
     'gpt_neo':   ('gpt_neo', lambda: tokenizer(eos_token='<|endoftext|>', pad_token='<|endoftext|>'),
                   dict(hidden_size=64, num_layers=2, num_heads=4, intermediate_size=96, max_position_embeddings=256, window_size=16,
                        attention_types=[[['global', 'local'], 1]])),
-    'bloom':     ('bloom', lambda: tokenizer(eos_token='<|endoftext|>', pad_token='<|pad|>'), dict(hidden_size=64, n_layer=2, n_head=4)),
+    'bloom':     ('bloom', lambda: tokenizer(eos_token='<|endoftext|>', pad_token='<|pad|>'), dict(hidden_size=64, n_layer=2, n_head=4, tie_word_embeddings=False)),
     'qwen2':     ('qwen2', lambda: tokenizer(eos_token='<|endoftext|>', pad_token='<|endoftext|>'), dict(**narrow, num_key_value_heads=2)),
-    'gemma3':    ('gemma3_text', lambda: with_bos('<|pad|>', '<|endoftext|>'), dict(**narrow, num_key_value_heads=1, head_dim=16, sliding_window=16)),
-    'gemma2':    ('gemma2', lambda: with_bos('<|pad|>', '<|endoftext|>'), dict(**narrow, num_key_value_heads=1, head_dim=16, final_logit_softcapping=2.)),
-    'granite':   ('granite', tiny_tokenizer, dict(**narrow, num_key_value_heads=2, logits_scaling=4.)),
+    'gemma3':    ('gemma3_text', lambda: with_bos('<bos>', '<|endoftext|>', pad_token='<|pad|>'), dict(**narrow, num_key_value_heads=1, head_dim=16, sliding_window=16)),
+    'gemma2':    ('gemma2', lambda: with_bos('<bos>', '<|endoftext|>'), dict(**narrow, num_key_value_heads=1, head_dim=16, final_logit_softcapping=2.)),
+    'granite':   ('granite', tiny_tokenizer, dict(**narrow, num_key_value_heads=2, logits_scaling=0.5)),
     'phi':       ('phi', tiny_tokenizer, narrow),
 } # name -> model type, tokenizer, config: llama's sentencepiece, pythia's missing pad, OPT's BOS, neo's pad == EOS, soft-capping, scaled logits, a biased head
 

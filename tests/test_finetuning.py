@@ -190,7 +190,7 @@ def test_a_killed_run_ends_in_the_same_weights(uninterrupted, tmp_path, step, wh
 def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
     tiny = tiny_student()
     finetune(tiny, PAIRS, QUICK, tmp_path/'a', progress=False)
-    for what in dict(recipe=replace(QUICK, lr=2e-3)), dict(pairs=PAIRS[::-1]), dict(student=tiny_student(seed=1)):
+    for what in dict(recipe=replace(QUICK, lr=2e-3)), dict(pairs=PAIRS[:3]), dict(student=tiny_student(seed=1)):
         args = dict(student=tiny, pairs=PAIRS, recipe=QUICK) | what
         shutil.copytree(tmp_path/'a', tmp_path/'b')
         here, fresh = (finetune(**args, work_dir=tmp_path/o, progress=False) for o in 'bc')

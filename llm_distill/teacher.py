@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/teacher.html.md"""
 # %% auto #0
 __all__ = ['prices', 'log', 'Usage', 'Reply', 'request_key', 'Cache', 'cache_stats', 'cache_clear', 'cache_export', 'price',
            'estimate_tokens', 'Pacer', 'seconds', 'Endpoint', 'read_reply', 'Teacher', 'recording_app',
-           'recorded_teacher']
+           'recorded_teacher', 'Plan', 'plan']
 
 # %% ../nbs/01_teacher.ipynb #9aa30341
 import asyncio, atexit, hashlib, heapq, json, logging, math, os, queue, random, re, sqlite3, sys, threading, time, weakref
@@ -41,15 +41,19 @@ class Reply:
     key: str               # hash of the request and its sample index: the row in the cache
     usage: Usage = Usage() # what this reply cost now
 
-# %% ../nbs/01_teacher.ipynb #67eaac3d
+# %% ../nbs/01_teacher.ipynb #a2d66256
+_hit = Usage(cached=1) # what every reply from the cache costs
+
+# %% ../nbs/01_teacher.ipynb #9d364312
+_canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(',', ':')).encode
+
 def request_key(
     endpoint: str, # base URL of the endpoint
     request: dict, # body of the request: model, messages, sampling parameters
     sample: int = 0, # index of an independent sample of the same request
 ) -> str: # 32 hex digits
     "The row of a request in the cache."
-    text = json.dumps([endpoint, request, sample], sort_keys=True, ensure_ascii=False, separators=(',', ':'))
-    return hashlib.blake2b(text.encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()
+    return hashlib.blake2b(_canonical([endpoint, request, sample]).encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()
 
 # %% ../nbs/01_teacher.ipynb #6b3b54a5
 _schema = '''create table if not exists replies (key text primary key, model text, stage text, sample integer, kind text, reason text, reply text,
@@ -91,7 +95,7 @@ class Cache:
         "Close the file; without it the file closes with the process."
         if self.path: self._db.close()
 
-# %% ../nbs/01_teacher.ipynb #cd7d613a
+# %% ../nbs/01_teacher.ipynb #35d0847c
 @patch
 def get(
     self: Cache,
@@ -99,7 +103,7 @@ def get(
 ) -> dict[str, Reply]: # only those that are there
     "Look up many replies at once."
     rows = self.execute(f'select key, kind, reason, reply from replies where key in ({",".join("?"*len(keys))})', tuple(keys))
-    return {k: Reply(json.loads(text)['text'] if kind == 'ok' else None, kind, reason, k, Usage(cached=1)) for k, kind, reason, text in rows}
+    return {k: Reply(json.loads(text)['text'] if kind == 'ok' else None, kind, reason, k, _hit) for k, kind, reason, text in rows}
 
 @patch
 def put(
@@ -183,7 +187,7 @@ def estimate_tokens(
     texts = [prompt] if isinstance(prompt, str) else [str(o.get('content', '')) for o in prompt]
     return sum(len(t.encode('utf-8', 'replace'))//4 + 4 for t in texts)
 
-# %% ../nbs/01_teacher.ipynb #87ee4770
+# %% ../nbs/01_teacher.ipynb #c6691290
 class Pacer:
     "How many requests may be in flight, and when the next may go."
     def __init__(self,
@@ -192,19 +196,18 @@ class Pacer:
         tpm: float | None = None,  # hard limit on tokens a minute, prompt and completion together
     ):
         self.most, self.ceiling, self.rpm, self.tpm = concurrency, 1., rpm, tpm
-        self.opened = False                      # has any reply arrived yet?
         self.hold = self.next = self.next_tokens = 0. # not before these times
         self.cut = -math.inf                     # time of the last halving
         self.rate = None                         # requests a second that the endpoint was found to take
         self.over = self.best = 0.               # the rate that was refused last; the highest that was found
         self.cycle, self.accepted = None, 0      # since when, and how many were accepted since
         self.grown = 0.                          # when `rate` was last raised
-        self.streak, self.doubt = 0, None        # refusals in a row; what to restore should the last one prove to be a stray
+        self.streak, self.doubt = 0, None        # refusals in a row; the last one's [sent, ceiling before, replies and refusals sent later]
         self.useless, self.quiet = 0, 0.         # refusals soon after `rate` was lowered; seconds from one halving to the next
         self.deaf = -math.inf                    # until then refusals are taken as not being about the rate
         self.spread = None                       # seconds between requests that the last reply's headers ask for
 
-# %% ../nbs/01_teacher.ipynb #e3ab89c7
+# %% ../nbs/01_teacher.ipynb #370c0b46
 @patch
 def wait(
     self: Pacer,
@@ -240,13 +243,14 @@ def succeeded(
     now: float,  # when the reply arrived
     sent: float, # when its request was sent
 ):
-    "A reply arrived: one more a round trip, or all of them after the first."
+    "A reply arrived: one more a round trip, or four times as many before the first refusal."
     self.accepted, self.streak = self.accepted + 1, 0
-    self.ceiling = min(self.most, self.ceiling + 1/self.ceiling) if self.opened else self.most
-    self.opened = True
-    if self.doubt and sent > self.doubt[0]: self.ceiling, self.hold, self.doubt = max(self.ceiling, self.doubt[1]), min(self.hold, now), None
+    self.ceiling = min(self.most, self.ceiling + (3 if self.cut < 0 else 1/self.ceiling))
+    if not self.doubt or sent <= self.doubt[0]: return
+    self.doubt[2] += 1
+    if self.doubt[2] > 1 + 2*self.doubt[3]: self.ceiling, self.hold, self.doubt = max(self.ceiling, self.doubt[1]), min(self.hold, now), None
 
-# %% ../nbs/01_teacher.ipynb #501ecc11
+# %% ../nbs/01_teacher.ipynb #3e24adbe
 @patch
 def refused(
     self: Pacer,
@@ -258,7 +262,8 @@ def refused(
     self.streak += 1
     if now >= self.deaf: self.hold = max(self.hold, now + pause)
     new = sent >= self.cut
-    if new: self.doubt, self.ceiling, self.cut, self.quiet = (None if self.rate else (sent, self.ceiling)), max(1., self.ceiling/2), now, now - self.cut
+    if new: self.doubt, self.ceiling, self.cut, self.quiet = None if self.rate else [sent, self.ceiling, 0, 0], max(1., self.ceiling/2), now, now - self.cut
+    elif self.doubt and sent > self.doubt[0]: self.doubt[3] += 1
     if now >= self.deaf and (new if self.rate else self.streak >= max(2, min(3, 2*self.ceiling - 1))): self._learn(now, now + pause)
 
 @patch
@@ -448,10 +453,11 @@ def _loop():
         threading.Thread(target=_loops[pid].run_forever, name='teacher', daemon=True).start()
     return _loops[pid]
 
-# %% ../nbs/01_teacher.ipynb #a18353f4
+# %% ../nbs/01_teacher.ipynb #11e7fd17
 class _Asking:
     "One call of `ask`: where its replies go"
-    def __init__(self, stage, sample, again): self.stage, self.sample, self.again, self.inbox, self.stop, self.open, self.flying = stage, sample, again, queue.SimpleQueue(), None, 0, 0
+    def __init__(self, stage, sample, again): 
+        self.stage, self.sample, self.again, self.inbox, self.stop, self.open, self.paid = stage, sample, again, queue.SimpleQueue(), None, 0, {}
 
 class _Job:
     "One request on its way"
@@ -494,12 +500,12 @@ class _Queue:
         for a in {o[2].asking for o in dropped} | {t.job.asking for t in self.tasks if asking in (None, t.job.asking)}: a.stop = a.stop or error
         for o in dropped: self._left(o[2])
 
-# %% ../nbs/01_teacher.ipynb #e926a46c
+# %% ../nbs/01_teacher.ipynb #d67bd5b7
 @patch
 def _pump(self: _Queue):
     "Send what may go now, and come back when the next may"
     now = time.monotonic()
-    while self.heap and len(self.tasks) < int(self.pacer.ceiling):
+    while self.heap and len(self.tasks) < (1 if self.dry > 3 else int(self.pacer.ceiling)):
         job = self.heap[0][2]
         if (wait := max(self.heap[0][0] - now, self.pacer.wait(now))) > 0: return self._later(wait)
         if not self._affordable(job):
@@ -660,7 +666,7 @@ class _Progress:
         if self.bar: self._draw(); self.bar.close()
         elif self.lines and self.last > self.begun: print(self.line(), file=sys.stderr, flush=True)
 
-# %% ../nbs/01_teacher.ipynb #f09b77ff
+# %% ../nbs/01_teacher.ipynb #1b33f1e3
 class Teacher:
     "A big model behind an OpenAI-compatible endpoint, which is never paid twice for one reply."
     def __init__(self,
@@ -681,10 +687,13 @@ class Teacher:
         backoff: float = .5,               # seconds before the first retry, doubled for each further one
         breaker: int = 20,                 # failures in a row, with nothing between them, that end the run
         max_wait: float = 600,             # longest wait in seconds that the endpoint may ask for
+        batch: bool = False,               # use the Batch API: half the price, and up to a day of waiting; needs a cache
+        poll: float = 30,                  # seconds between two looks at a batch
         app=None,                          # an ASGI app that answers instead of the network
     ):
+        if batch and not cache: raise TeacherError('batch=True needs a cache file, because a batch outlives the process; give one with cache=')
         if model.split(':')[0] == 'recorded' and app is None: model, app = 'recorded', recording_app(*(model.split(':', 1)[1:] or ()))
-        self.model, self.progress, self.record = model, progress, Path(record) if record else None
+        self.model, self.progress, self.record, self.batch, self.poll = model, progress, Path(record) if record else None, batch, poll
         base_url = 'http://recorded/v1' if app else (base_url or os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com/v1').rstrip('/')
         self.endpoint = Endpoint(base_url, 'none' if app else _api_key(base_url, api_key), timeout, app)
         self.base_url = getattr(app, 'name', None) or re.sub('//[^/@]*@', '//', base_url)
@@ -733,7 +742,7 @@ def close(self: Teacher):
     _shut(self.endpoint)
     self.cache.close()
 
-# %% ../nbs/01_teacher.ipynb #ce4ea3d3
+# %% ../nbs/01_teacher.ipynb #d27f3901
 _window, _chunk = 10_000, 256
 
 @patch
@@ -766,7 +775,10 @@ def ask_iter(
     "Put prompts to the teacher; raises `TeacherError` where it cannot go on."
     asking = _Asking(stage, sample, again)
     bar = _Progress(len(prompts) if hasattr(prompts, '__len__') else None, desc or stage, self.rates, self.progress)
-    try: yield from self._replies(prompts, asking, bar, dict(temperature=temperature, max_tokens=max_tokens, stop=stop, schema=schema))
+    sampling = dict(temperature=temperature, max_tokens=max_tokens, stop=stop, schema=schema)
+    try:
+        if self.batch: prompts = self._by_batch(list(prompts), asking, sampling)
+        yield from self._replies(prompts, asking, bar, sampling)
     except BaseException as e:
         self._finish(asking, e)
         raise
@@ -788,7 +800,7 @@ def ask(
     "Put prompts to the teacher; raises `TeacherError` where it cannot go on."
     return list(self.ask_iter(prompts, stage, temperature, max_tokens, stop, sample, desc, schema, again))
 
-# %% ../nbs/01_teacher.ipynb #6a964486
+# %% ../nbs/01_teacher.ipynb #1346c97f
 @patch
 def _replies(self: Teacher, prompts, asking, bar, sampling):
     "The replies in order; see `ask_iter`"
@@ -815,13 +827,15 @@ def _look_up(self: Teacher, chunk, asking, ready, waiting, requests, bar):
     for (i, request), key in zip(chunk, keys):
         if self.record: requests[i] = request
         if key in waiting: waiting[key].append(i)
+        elif key in asking.paid: ready[i] = replace(hits[key], usage=asking.paid.pop(key))
         elif key in hits and (hits[key].kind == 'ok' or not asking.again): ready[i] = hits[key]
         else:
             waiting[key] = [i]
             jobs.append(_Job(key, request, asking))
-    found = sum(i in ready for i, _ in chunk)
+    new = [u for i, _ in chunk if i in ready and (u := ready[i].usage) is not _hit]
+    found = sum(i in ready for i, _ in chunk) - len(new)
     self._count_cached(asking, found)
-    bar.update(Usage(cached=found), found)
+    bar.update(sum(new, Usage(cached=found)), found + len(new))
     asking.open += len(jobs)
     if jobs: _loop().call_soon_threadsafe(self._queue.add, jobs)
 
@@ -840,7 +854,7 @@ def _collect(self: Teacher, asking, ready, waiting, bar):
         if key is None: raise reply
         first, *rest = waiting.pop(key)
         ready[first] = reply
-        copy = replace(reply, usage=Usage(cached=1)) if reply.kind != 'failed' else reply
+        copy = replace(reply, usage=_hit) if reply.kind != 'failed' else reply
         for i in rest: ready[i] = copy
         bar.update(reply.usage + sum((copy.usage for _ in rest), Usage()), 1 + len(rest))
         self._count_cached(asking, len(rest) + (reply.usage.cached if reply.usage.requests == 0 else 0))
@@ -964,3 +978,195 @@ def recorded_teacher(
 ) -> Teacher: # named `recorded`
     "A teacher that replays recordings through the same client and wire format."
     return Teacher('recorded', app=recording_app(*paths), **dict(progress=False) | kwargs)
+
+# %% ../nbs/01_teacher.ipynb #9da8d30e
+@patch
+def samples(
+    self: Teacher,
+    prompts: list,           # texts, or lists of messages
+    stage: str,              # synthesis, labeling or evaluation
+    n: int,                  # samples of each prompt
+    temperature: float = 1., # 0 would give `n` times the same
+    **kwargs,                # as for `ask`
+) -> list[list[Reply]]: # `n` replies for each prompt
+    "Several independent samples of each prompt."
+    columns = [self.ask(prompts, stage, temperature, sample=i, **kwargs) for i in range(n)]
+    return [list(o) for o in zip(*columns)]
+
+# %% ../nbs/01_teacher.ipynb #e16f7dd1
+@dataclass(frozen=True)
+class Plan:
+    "What a run will probably ask for; adds up with `+`."
+    requests: int = 0              # to be sent
+    cached: int = 0                # that the cache answers
+    prompt_tokens: int = 0         # estimated from the length of the prompts
+    completion_tokens: int = 0     # as assumed
+    cost: float | None = 0.        # dollars; None where the model's price is not known
+    seconds: float = 0.            # at the concurrency and limits given
+
+    def __add__(self, other):
+        cost = None if None in (self.cost, other.cost) else self.cost + other.cost
+        return Plan(*(getattr(self, k) + getattr(other, k) for k in ('requests', 'cached', 'prompt_tokens', 'completion_tokens')), cost, self.seconds + other.seconds)
+
+    def __str__(self):
+        cost = 'no price known' if self.cost is None else f'${self.cost:.2f}' if self.cost >= .1 else f'${self.cost:.4f}'
+        return (f'{self.requests:,} requests ({self.cached:,} more are cached), about {self.prompt_tokens:,} + {self.completion_tokens:,} tokens, '
+                f'{cost}, {self.seconds/60:.1f} minutes')
+
+def plan(
+    requests: int,              # how many will be sent
+    prompt_tokens: int,         # tokens of all prompts together
+    completion_tokens: int,     # tokens of all completions together
+    rates: tuple | None = None, # dollars per prompt and completion token, as `price` returns them
+    concurrency: int = 32,      # requests in flight
+    rpm: float | None = None,   # limit on requests a minute
+    tpm: float | None = None,   # limit on tokens a minute
+    cached: int = 0,            # requests that the cache answers
+) -> Plan:
+    "Cost and time of a number of requests."
+    each = completion_tokens/max(requests, 1)
+    took = [math.ceil(requests/concurrency)*(1.5 + each/50), requests*60/rpm if rpm else 0, (prompt_tokens + completion_tokens)*60/tpm if tpm else 0]
+    cost = prompt_tokens*rates[0] + completion_tokens*rates[1] if rates else None
+    return Plan(requests, cached, prompt_tokens, completion_tokens, cost, max(took) if requests else 0.)
+
+# %% ../nbs/01_teacher.ipynb #b3354494
+@patch
+def plan(
+    self: Teacher,
+    prompts: list,               # texts, or lists of messages
+    completion_tokens: int = 60, # tokens of one completion, on average
+    sample: int = 0,             # as for `ask`
+    **sampling,                  # as for `ask`: temperature, max_tokens, stop, schema
+) -> Plan:
+    "What asking these prompts would cost now; nothing is sent."
+    keys = {request_key(self.base_url, self.request(p, **sampling), sample): p for p in prompts}
+    hits, names = {}, list(keys)
+    for i in range(0, len(names), 500): hits |= self.cache.get(names[i:i + 500])
+    new = [p for k, p in keys.items() if k not in hits]
+    return plan(len(new), sum(map(estimate_tokens, new)), completion_tokens*len(new), self.rates, self.concurrency, self.pacer.rpm, self.pacer.tpm, len(prompts) - len(new))
+
+# %% ../nbs/01_teacher.ipynb #3ae22026
+@patch
+def _write_record(self: Teacher, request, asking, reply):
+    "Add a reply to the recording, once"
+    if self._recorded is None:
+        rows = read_jsonl(self.record) if self.record.exists() else []
+        self._recorded = {_wire_key(o['request'], o.get('sample', 0)) for o in rows if 'request' in o}
+        self.record.parent.mkdir(parents=True, exist_ok=True)
+    key = _wire_key(request, asking.sample)
+    if reply.kind == 'failed' or key in self._recorded: return
+    self._recorded.add(key)
+    line = _traffic(request, asking.sample, asking.stage, reply.kind, reply.reason, reply.text, reply.usage.prompt_tokens, reply.usage.completion_tokens)
+    with self.record.open('a', encoding='utf-8') as f: f.write(json.dumps(line, ensure_ascii=False) + '\n')
+
+# %% ../nbs/01_teacher.ipynb #4727ec94
+_batch_most = 50_000 # requests in one batch, the API's own limit
+
+@patch
+def _by_batch(self: Teacher, prompts, asking, sampling):
+    "Bring into the cache what it lacks; returns the prompts"
+    missing = self._missing(prompts, asking, sampling)
+    self._collect_open(missing, asking)
+    missing = {k: r for k, r in missing.items() if k not in asking.paid}
+    if len(missing) < 2: return prompts
+    first = next(iter(missing))
+    self._probe(first, missing.pop(first), asking, sampling)
+    rows = list(missing.items())
+    for i in range(0, len(rows), _batch_most): self._submit(dict(rows[i:i + _batch_most]), asking)
+    self._collect_open(missing, asking)
+    return prompts
+
+@patch
+def _probe(self: Teacher, key, request, asking, sampling):
+    "Ask one request directly, which finds mistakes at once"
+    alone = _Asking(asking.stage, asking.sample, asking.again)
+    for reply in self._replies([request['messages']], alone, _Progress(1, '', None, False), sampling):
+        if reply.kind != 'failed': asking.paid[key] = reply.usage
+
+@patch
+def _missing(self: Teacher, prompts, asking, sampling):
+    "Requests by key that the cache does not answer"
+    wanted = {request_key(self.base_url, r, asking.sample): r for r in (self.request(p, **sampling) for p in prompts)}
+    names = list(wanted)
+    hits = {k: o for i in range(0, len(names), 500) for k, o in self.cache.get(names[i:i + 500]).items()}
+    return {k: r for k, r in wanted.items() if k not in hits or asking.again and hits[k].kind != 'ok'}
+
+# %% ../nbs/01_teacher.ipynb #86e6b3d9
+@patch
+def _remote(self: Teacher, act):
+    "Run `act(client)` in the loop; errors become `TeacherError`"
+    import openai
+    async def run(): return await act(self.endpoint.client.with_options(max_retries=5, timeout=600))
+    try: return asyncio.run_coroutine_threadsafe(run(), _loop()).result()
+    except openai.OpenAIError as e: raise TeacherError(_redact(f'{self.base_url}, Batch API: {e}', self.endpoint._key)) from None
+
+@patch
+def _submit(self: Teacher, requests, asking):
+    "Write a batch down, upload it and start it"
+    if self._queue.budget is not None: self._batch_affordable(requests)
+    digest = request_key(self.base_url, dict(keys=sorted(requests)))
+    what = json.dumps({k: [r, asking.sample, asking.stage] for k, r in requests.items()}, ensure_ascii=False)
+    self.cache.execute('insert or replace into batches values (?,?,?,?,?)', (digest, self.base_url, None, time.time(), what))
+    lines = [dict(custom_id=k, method='POST', url='/v1/chat/completions', body=self.endpoint.body(r)) for k, r in requests.items()]
+    content = ''.join(json.dumps(o, ensure_ascii=False) + '\n' for o in lines).encode()
+    self.cache.execute('update batches set batch=? where digest=?', (self._remote(lambda c: _start_batch(c, digest, content)), digest))
+
+@patch
+def _batch_affordable(self: Teacher, requests):
+    "Raise where a batch could pass the budget"
+    most = sum(estimate_tokens(r['messages'])*1.5*self.rates[0] + r['max_tokens']*self.rates[1] for r in requests.values())/2
+    if self._queue.spent.cost + most > self._queue.budget:
+        raise TeacherError(f'a batch of {len(requests)} requests could cost ${most:.4g} and pass the budget of ${self._queue.budget:g}, of which '
+                           f'${self._queue.spent.cost:.4g} are spent; nothing was submitted, give a higher budget to go on')
+
+async def _find_batch(client, digest):
+    "The id of a batch that was submitted just before the process was killed"
+    async for b in client.batches.list(limit=100):
+        if (b.metadata or {}).get('llm_distill') == digest: return b.id
+
+async def _start_batch(client, digest, content):
+    file = await client.files.create(file=('batch.jsonl', content), purpose='batch')
+    batch = await client.batches.create(input_file_id=file.id, endpoint='/v1/chat/completions', completion_window='24h', metadata=dict(llm_distill=digest))
+    return batch.id
+
+# %% ../nbs/01_teacher.ipynb #84eca458
+@patch
+def _collect_open(self: Teacher, wanted, asking):
+    "Wait for every open batch that holds something wanted, and keep its replies"
+    for digest, name, what in self.cache.execute('select digest, batch, keys from batches where endpoint=?', (self.base_url,)):
+        what = json.loads(what)
+        if wanted.keys().isdisjoint(what): continue
+        name = name or self._remote(lambda c: _find_batch(c, digest)) # None where the process ended before it was submitted
+        batch = self._await_batch(name) if name else None
+        for file in filter(None, (batch.output_file_id, batch.error_file_id) if batch else ()):
+            for line in self._remote(lambda c: _content(c, file)).splitlines(): self._keep_line(json.loads(line), what, asking)
+        self.cache.execute('delete from batches where digest=?', (digest,))
+        if batch and asking.paid.keys().isdisjoint(what):
+            why = self._last_batch_error or '; '.join(o.message or '' for o in (batch.errors and batch.errors.data) or ()) or 'no reason given'
+            raise TeacherError(f'the batch {name} ended as {batch.status} without a single reply: {why}')
+
+async def _content(client, file): return (await client.files.content(file)).content.decode('utf-8')
+
+@patch
+def _await_batch(self: Teacher, name):
+    "Poll until the batch has ended in any way"
+    self._last_batch_error = ''
+    while (batch := self._remote(lambda c: c.batches.retrieve(name))).status not in ('completed', 'failed', 'expired', 'cancelled'):
+        if self.progress: print(f'batch {name} is {batch.status}; it goes on if this process ends, and the same call again collects it', file=sys.stderr, flush=True)
+        time.sleep(self.poll)
+    return batch
+
+@patch
+def _keep_line(self: Teacher, line, what, asking):
+    "One line of a batch's output; what it did not answer is asked directly afterwards"
+    key, response = line.get('custom_id'), line.get('response') or {}
+    body = response.get('body') or {}
+    if response.get('status_code') != 200 or key not in what:
+        self._last_batch_error = _redact((body.get('error') or line.get('error') or {}).get('message', ''), self.endpoint._key)
+        return
+    (request, sample, stage), rates = what[key], self.rates or (0., 0.)
+    text, kind, reason = read_reply(body, tuple(request.get('stop', ())) if 'stop' in self.endpoint.quirks else ())
+    n_in, n_out = ((body.get('usage') or {}).get(k) or 0 for k in ('prompt_tokens', 'completion_tokens'))
+    asking.paid[key] = Usage(1, 0, 0, n_in, n_out, (n_in*rates[0] + n_out*rates[1])/2)
+    self.cache.put(Reply(None, kind, reason, key, asking.paid[key]), text, stage, sample, request)
+    self._queue._paid(asking.stage, asking.paid[key])

@@ -207,7 +207,7 @@ class Pacer:
         self.deaf = -math.inf                    # until then refusals are taken as not being about the rate
         self.spread = None                       # seconds between requests that the last reply's headers ask for
 
-# %% ../nbs/01_teacher.ipynb #370c0b46
+# %% ../nbs/01_teacher.ipynb #407205b6
 @patch
 def wait(
     self: Pacer,
@@ -248,9 +248,9 @@ def succeeded(
     self.ceiling = min(self.most, self.ceiling + (3 if self.cut < 0 else 1/self.ceiling))
     if not self.doubt or sent <= self.doubt[0]: return
     self.doubt[2] += 1
-    if self.doubt[2] > 1 + 2*self.doubt[3]: self.ceiling, self.hold, self.doubt = max(self.ceiling, self.doubt[1]), min(self.hold, now), None
+    if self.doubt[2] > (self.doubt[1] >= 4) + 2*self.doubt[3]: self.ceiling, self.hold, self.doubt = max(self.ceiling, self.doubt[1]), min(self.hold, now), None
 
-# %% ../nbs/01_teacher.ipynb #3e24adbe
+# %% ../nbs/01_teacher.ipynb #601b9106
 @patch
 def refused(
     self: Pacer,
@@ -260,23 +260,31 @@ def refused(
 ):
     "A request was refused with 429 or 503; says something new only if it was sent after the last halving."
     self.streak += 1
+    if now < self.deaf and self.streak >= 5: self.deaf, self.cycle, self.accepted = now, now, 0 # about the rate after all
     if now >= self.deaf: self.hold = max(self.hold, now + pause)
     new = sent >= self.cut
-    if new: self.doubt, self.ceiling, self.cut, self.quiet = None if self.rate else [sent, self.ceiling, 0, 0], max(1., self.ceiling/2), now, now - self.cut
+    if new: self.doubt, self.ceiling, self.cut, self.quiet = None if self.rate else [sent, self.ceiling, 0, 0], max(self.low(now), self.ceiling/2), now, now - self.cut
     elif self.doubt and sent > self.doubt[0]: self.doubt[3] += 1
     if now >= self.deaf and (new if self.rate else self.streak >= max(2, min(3, 2*self.ceiling - 1))): self._learn(now, now + pause)
+
+@patch
+def low(self: Pacer, now) -> float:
+    "The lowest ceiling: 1, but up to 8 while refusals are taken as not being about the rate."
+    return float(min(self.most, 8)) if now < self.deaf else 1.
 
 @patch
 def _learn(self: Pacer, now, again):
     "Find the endpoint's rate from what it accepted since the last pause"
     if not self.accepted: return
-    rate, self.accepted, self.cycle, self.doubt = .98*self.accepted/max(again - self.cycle, 1e-3), 0, again, None
+    rate, self.accepted, self.cycle, self.doubt = .95*self.accepted/max(again - self.cycle, 1e-3), 0, again, None
     if not self.rate or self.quiet > 10: self.useless = 0
     elif rate > .7*self.rate: self.useless += 1
     if self.rate and rate > .7*self.rate: self.best = max(self.best, rate)
     self.over, self.rate = self.rate or rate, min(max(rate, .7*self.rate), self.rate) if self.rate else rate
     self.next = again
-    if self.useless >= 3 or self.rate < .4*self.best: self.rate, self.best, self.deaf, self.hold, self.next = None, 0., now + 60, now, now
+    if self.useless >= 4 or self.rate < .4*self.best:
+        self.rate, self.best, self.deaf, self.hold, self.next = None, 0., now + 60, now, now
+        self.ceiling = max(self.ceiling, self.low(now))
 
 # %% ../nbs/01_teacher.ipynb #8af654fa
 def seconds(
@@ -294,7 +302,7 @@ def seconds(
         try: return max(parse(text).timestamp() - now, 0.)
         except (ValueError, TypeError, OverflowError): pass
 
-# %% ../nbs/01_teacher.ipynb #c32da61b
+# %% ../nbs/01_teacher.ipynb #a3aaf861
 @patch
 def told(
     self: Pacer,
@@ -310,7 +318,7 @@ def told(
         try: left = float(left)/each - in_flight
         except (TypeError, ValueError): continue
         if reset is None: continue
-        gaps.append(reset/max(left, 1))
+        gaps.append(1.02*reset/max(left, 1)) # a little later than told, as clocks differ
     if gaps:
         self.spread = max(gaps)
         self.next = min(max(self.next, now), now + self.spread) if self.spread > .01 else min(self.next, now)

@@ -55,7 +55,7 @@ def request_key(
     "The row of a request in the cache."
     return hashlib.blake2b(_canonical([endpoint, request, sample]).encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()
 
-# %% ../nbs/01_teacher.ipynb #6b3b54a5
+# %% ../nbs/01_teacher.ipynb #64341400
 _schema = '''create table if not exists replies (key text primary key, model text, stage text, sample integer, kind text, reason text, reply text,
     prompt_tokens integer, completion_tokens integer, cost real, created real, request text) without rowid;
 create table if not exists batches (digest text primary key, endpoint text, batch text, created real, keys text)'''
@@ -95,7 +95,6 @@ class Cache:
         "Close the file; without it the file closes with the process."
         if self.path: self._db.close()
 
-# %% ../nbs/01_teacher.ipynb #35d0847c
 @patch
 def get(
     self: Cache,
@@ -120,7 +119,7 @@ def put(
         reply.key, request['model'], stage, sample, reply.kind, reply.reason, json.dumps(dict(text=raw), ensure_ascii=False),
         u.prompt_tokens, u.completion_tokens, u.cost, time.time(), json.dumps(request, ensure_ascii=False)))
 
-# %% ../nbs/01_teacher.ipynb #2cffc844
+# %% ../nbs/01_teacher.ipynb #a05d5c00
 def _existing(path):
     if not Path(path).is_file(): raise DistillError(f'no cache at {path}; give the file that a run was started with')
     return Cache(path)
@@ -129,7 +128,8 @@ def cache_stats(
     path: str | Path, # the cache file
 ) -> list[dict]: # one row for each model, stage and kind of reply: replies, tokens and dollars paid
     "What a cache holds."
-    rows = _existing(path).execute('select model, stage, kind, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cost) from replies group by 1, 2, 3')
+    rows = _existing(path).execute('select model, stage, kind, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cost) '
+                                   'from replies group by 1, 2, 3')
     return [dict(zip(('model', 'stage', 'kind', 'replies', 'prompt_tokens', 'completion_tokens', 'cost'), o)) for o in rows]
 
 def cache_clear(
@@ -151,12 +151,12 @@ def cache_export(
     out: str | Path,  # JSON lines to write: a recording, which `recorded:PATH` replays
 ) -> int: # how many replies were written
     "Write a cache as JSON lines, oldest first."
-    rows = _existing(path).execute('select request, sample, stage, kind, reason, reply, prompt_tokens, completion_tokens from replies order by created, key')
+    rows = _existing(path).execute('select request, sample, stage, kind, reason, reply, prompt_tokens, completion_tokens '
+                                   'from replies order by created, key')
     lines = [_traffic(json.loads(q), n, stage, kind, why, json.loads(r)['text'], p, c) for q, n, stage, kind, why, r, p, c in rows]
     write_jsonl(out, lines)
     return len(lines)
 
-# %% ../nbs/01_teacher.ipynb #442db41a
 def _traffic(request, sample, stage, kind, reason, text, prompt_tokens, completion_tokens):
     "One line of a recording: what was asked, and what came back"
     return dict(request=request, sample=sample, stage=stage, kind=kind, reason=reason, text=text,
@@ -187,7 +187,7 @@ def estimate_tokens(
     texts = [prompt] if isinstance(prompt, str) else [str(o.get('content', '')) for o in prompt]
     return sum(len(t.encode('utf-8', 'replace'))//4 + 4 for t in texts)
 
-# %% ../nbs/01_teacher.ipynb #c6691290
+# %% ../nbs/01_teacher.ipynb #3a50dbbd
 class Pacer:
     "How many requests may be in flight, and when the next may go."
     def __init__(self,
@@ -207,7 +207,6 @@ class Pacer:
         self.deaf = -math.inf                    # until then refusals are taken as not being about the rate
         self.spread = None                       # seconds between requests that the last reply's headers ask for
 
-# %% ../nbs/01_teacher.ipynb #407205b6
 @patch
 def wait(
     self: Pacer,
@@ -248,9 +247,10 @@ def succeeded(
     self.ceiling = min(self.most, self.ceiling + (3 if self.cut < 0 else 1/self.ceiling))
     if not self.doubt or sent <= self.doubt[0]: return
     self.doubt[2] += 1
-    if self.doubt[2] > (self.doubt[1] >= 4) + 2*self.doubt[3]: self.ceiling, self.hold, self.doubt = max(self.ceiling, self.doubt[1]), min(self.hold, now), None
+    _, before, replies, refusals = self.doubt
+    if replies > (before >= 4) + 2*refusals: self.ceiling, self.hold, self.doubt = max(self.ceiling, before), min(self.hold, now), None
 
-# %% ../nbs/01_teacher.ipynb #601b9106
+# %% ../nbs/01_teacher.ipynb #bba80d19
 @patch
 def refused(
     self: Pacer,
@@ -263,7 +263,9 @@ def refused(
     if now < self.deaf and self.streak >= 5: self.deaf, self.cycle, self.accepted = now, now, 0 # about the rate after all
     if now >= self.deaf: self.hold = max(self.hold, now + pause)
     new = sent >= self.cut
-    if new: self.doubt, self.ceiling, self.cut, self.quiet = None if self.rate else [sent, self.ceiling, 0, 0], max(self.low(now), self.ceiling/2), now, now - self.cut
+    if new:
+        self.doubt = None if self.rate else [sent, self.ceiling, 0, 0]
+        self.ceiling, self.cut, self.quiet = max(self.low(now), self.ceiling/2), now, now - self.cut
     elif self.doubt and sent > self.doubt[0]: self.doubt[3] += 1
     if now >= self.deaf and (new if self.rate else self.streak >= max(2, min(3, 2*self.ceiling - 1))): self._learn(now, now + pause)
 
@@ -336,7 +338,7 @@ def _redact(text, key):
     if key: text = text.replace(key, '[key]')
     return re.sub(r'\b(sk|gsk|xai|hf)[-_][\w*.-]{4,}|(?<=Bearer )\S+', '[key]', text)
 
-# %% ../nbs/01_teacher.ipynb #2d26cf8f
+# %% ../nbs/01_teacher.ipynb #67b674a6
 class Endpoint:
     "An OpenAI-compatible endpoint: one request in, headers and JSON out."
     def __init__(self,
@@ -359,7 +361,6 @@ class Endpoint:
             self._client = openai.AsyncOpenAI(api_key=self._key, base_url=self.base_url, max_retries=0, timeout=self.timeout, http_client=http)
         return self._client
 
-# %% ../nbs/01_teacher.ipynb #6d575d20
 @patch
 def body(
     self: Endpoint,
@@ -377,12 +378,13 @@ def body(
         body['messages'] = [*before, last | dict(content=f'{last["content"]}\n\nReply only with JSON that matches this schema: {json.dumps(schema)}')]
     return body
 
-# %% ../nbs/01_teacher.ipynb #07f1b8c7
+_not_taken = r'unsupported|not support|unknown|unrecogni[sz]ed|not permitted|invalid.*response_format|not allowed|unexpected'
+
 @patch
 def _adapt(self: Endpoint, request, error):
     "Remember that the endpoint does not take a parameter; False where it complains about something else"
     text = f'{error.param or ""} {error.message}'
-    if not re.search(r'unsupported|not support|unknown|unrecogni[sz]ed|not permitted|invalid.*response_format|not allowed|unexpected', text, re.I): return False
+    if not re.search(_not_taken, text, re.I): return False
     names = ['response_format'] if 'schema' in request and re.search('response_format|json_schema|json_object|guided', text) else []
     names += [k for k in ('max_tokens', 'temperature', 'stop') if k in request and (error.param == k or re.search(rf"[`'\"]{k}[`'\"]", text))]
     if names and names[0] == 'response_format': names[0] = 'json_object' if 'json_schema' in self.quirks else 'json_schema'
@@ -391,7 +393,6 @@ def _adapt(self: Endpoint, request, error):
     log.warning('%s does not take %s; asking without it', self.base_url, names[0])
     return True
 
-# %% ../nbs/01_teacher.ipynb #6d4f7b83
 @patch
 async def post(
     self: Endpoint,
@@ -415,7 +416,6 @@ def _object(content):
     if not isinstance(value, dict): raise _Trouble('broken', f'the reply is not a JSON object but {content[:60]!r}')
     return value
 
-# %% ../nbs/01_teacher.ipynb #9a29611d
 _own_fault = 'context_length_exceeded', 'string_above_max_length', 'content_filter', 'content_policy_violation'
 
 @patch
@@ -433,7 +433,7 @@ def _trouble(self: Endpoint, request, e):
     if e.code in _own_fault: return _Trouble('filtered' if 'content' in e.code and 'length' not in e.code else 'rejected', line)
     return _Trouble('rejected' if status in (400, 413, 422) else 'fatal', line)
 
-# %% ../nbs/01_teacher.ipynb #6ca32084
+# %% ../nbs/01_teacher.ipynb #b3d72f94
 def read_reply(
     body: dict,     # a chat completion
     stops: tuple = (), # where to cut the text, for an endpoint that does not do it itself
@@ -446,7 +446,7 @@ def read_reply(
     if text is not None and not isinstance(text, str): raise _Trouble('broken', f'the content of the reply is {text!r:.60}, not a text')
     for stop in stops: text = text and text.split(stop)[0]
     if why == 'content_filter' or refusal: return text, 'filtered', _redact(refusal or 'withheld by a content filter', None)
-    if why == 'length' and not (stops and text != choice['message'].get('content')): return text, 'cut', 'cut at the token limit'
+    if why == 'length' and text == choice['message'].get('content'): return text, 'cut', 'cut at the token limit'
     return (text, 'ok', '') if text and text.strip() else (text, 'empty', f'no text; finish_reason is {why!r}')
 
 # %% ../nbs/01_teacher.ipynb #40611429
@@ -474,7 +474,7 @@ class _Job:
         self.key, self.request, self.asking, self.attempts, self.refusals, self.reserve = key, request, asking, 0, 0, 0.
         self.tokens = estimate_tokens(request['messages'])
 
-# %% ../nbs/01_teacher.ipynb #814af06e
+# %% ../nbs/01_teacher.ipynb #aea6eef6
 class _Queue:
     "Sends requests, retries them, keeps replies; its methods run in the loop's thread"
     def __init__(self, endpoint, pacer, cache, rates, budget, max_retries, backoff, breaker, max_wait):
@@ -508,7 +508,6 @@ class _Queue:
         for a in {o[2].asking for o in dropped} | {t.job.asking for t in self.tasks if asking in (None, t.job.asking)}: a.stop = a.stop or error
         for o in dropped: self._left(o[2])
 
-# %% ../nbs/01_teacher.ipynb #d67bd5b7
 @patch
 def _pump(self: _Queue):
     "Send what may go now, and come back when the next may"
@@ -543,7 +542,7 @@ def _landed(self: _Queue, task):
         self.halt(e)
     self._pump()
 
-# %% ../nbs/01_teacher.ipynb #ae9a9c74
+# %% ../nbs/01_teacher.ipynb #a03a8838
 @patch
 def _affordable(self: _Queue, job):
     if self.budget is None: return True
@@ -562,7 +561,6 @@ def _paid(self: _Queue, stage, usage):
     with self.lock: self.usage[stage] = self.usage.get(stage, Usage()) + usage
     self.spent += usage
 
-# %% ../nbs/01_teacher.ipynb #05bea8cb
 @patch
 async def _attempt(self: _Queue, job):
     "One try of one request"
@@ -674,7 +672,7 @@ class _Progress:
         if self.bar: self._draw(); self.bar.close()
         elif self.lines and self.last > self.begun: print(self.line(), file=sys.stderr, flush=True)
 
-# %% ../nbs/01_teacher.ipynb #1b33f1e3
+# %% ../nbs/01_teacher.ipynb #e0d2a2ae
 class Teacher:
     "A big model behind an OpenAI-compatible endpoint, which is never paid twice for one reply."
     def __init__(self,
@@ -707,18 +705,19 @@ class Teacher:
         self.base_url = getattr(app, 'name', None) or re.sub('//[^/@]*@', '//', base_url)
         self.rates, self.concurrency = price(model, price_in, price_out), concurrency
         if budget is not None and not self.rates:
-            raise TeacherError(f'a budget of ${budget:g} needs a price, and none is known for {model!r}; give price_in and price_out in dollars per million tokens')
+            raise TeacherError(f'a budget of ${budget:g} needs a price, and none is known for {model!r}; '
+                               'give price_in and price_out in dollars per million tokens')
         self.cache, self.pacer = Cache(cache), Pacer(concurrency, rpm, tpm)
         self._queue = _Queue(self.endpoint, self.pacer, self.cache, self.rates, budget, max_retries, backoff, breaker, max_wait)
         self._recorded = None
         weakref.finalize(self, _shut, self.endpoint)
     def __repr__(self): return f'Teacher({self.model!r}, {self.base_url!r})'
 
-# %% ../nbs/01_teacher.ipynb #0af728a2
 def _api_key(base_url, key):
     "The key given, the environment's, or none for an endpoint on this machine or network"
     key = key or os.environ.get('OPENAI_API_KEY')
-    if not key and 'api.openai.com' in base_url: raise TeacherError('no API key for https://api.openai.com/v1; set OPENAI_API_KEY, or give the base URL of another endpoint')
+    if not key and 'api.openai.com' in base_url:
+        raise TeacherError(f'no API key for {base_url}; set OPENAI_API_KEY, or give the base URL of another endpoint')
     return key or 'none'
 
 def _shut(endpoint, submit=asyncio.run_coroutine_threadsafe):
@@ -727,7 +726,6 @@ def _shut(endpoint, submit=asyncio.run_coroutine_threadsafe):
     try: client and submit(client.close(), endpoint.loop).result(1)
     except Exception: pass
 
-# %% ../nbs/01_teacher.ipynb #354a4d4c
 @patch(as_prop=True)
 def usage(self: Teacher) -> dict[str, Usage]:
     "What was used so far, by stage."
@@ -750,7 +748,7 @@ def close(self: Teacher):
     _shut(self.endpoint)
     self.cache.close()
 
-# %% ../nbs/01_teacher.ipynb #d27f3901
+# %% ../nbs/01_teacher.ipynb #3f37f5c4
 _window, _chunk = 10_000, 256
 
 @patch
@@ -808,7 +806,6 @@ def ask(
     "Put prompts to the teacher; raises `TeacherError` where it cannot go on."
     return list(self.ask_iter(prompts, stage, temperature, max_tokens, stop, sample, desc, schema, again))
 
-# %% ../nbs/01_teacher.ipynb #1346c97f
 @patch
 def _replies(self: Teacher, prompts, asking, bar, sampling):
     "The replies in order; see `ask_iter`"
@@ -908,7 +905,7 @@ def _wire_key(request, sample):
     "What tells recorded requests apart: all but the model"
     return request_key('', {k: v for k, v in request.items() if k != 'model'}, sample)
 
-# %% ../nbs/01_teacher.ipynb #498c071c
+# %% ../nbs/01_teacher.ipynb #425e3b42
 class recording_app:
     "An ASGI app that answers Chat Completions from recordings."
     def __init__(self,
@@ -931,10 +928,10 @@ class recording_app:
             content, more = content + part.get('body', b''), part.get('more_body', False)
         status, answer = self.answer(json.loads(content), {k.decode().lower(): v.decode() for k, v in scope['headers']})
         body = json.dumps(answer, ensure_ascii=False).encode()
-        await send(dict(type='http.response.start', status=status, headers=[(b'content-type', b'application/json'), (b'content-length', str(len(body)).encode())]))
+        headers = [(b'content-type', b'application/json'), (b'content-length', str(len(body)).encode())]
+        await send(dict(type='http.response.start', status=status, headers=headers))
         await send(dict(type='http.response.body', body=body))
 
-# %% ../nbs/01_teacher.ipynb #8169ad46
 @patch
 def answer(
     self: recording_app,
@@ -957,10 +954,11 @@ def answer(
 def _new_tasks(self: recording_app, body, prompt):
     "The recorded tasks A to B of the seed question in the prompt"
     seed, span = next((q for q in self.seeds if q in prompt), None), re.search(r'questions (\d+) to (\d+)', prompt)
-    if not seed or not span: return _error(404, f'no recorded questions for {prompt[-200:]!r}; the prompt must hold a recorded seed question and say `questions A to B`')
-    return 200, _completion(body, json.dumps(dict(questions=self.seeds[seed][int(span[1]) - 1:int(span[2])]), ensure_ascii=False))
+    if not seed or not span:
+        return _error(404, f'no recorded questions for {prompt[-200:]!r}; it must hold a recorded seed question and say `questions A to B`')
+    questions = self.seeds[seed][int(span[1]) - 1:int(span[2])]
+    return 200, _completion(body, json.dumps(dict(questions=questions), ensure_ascii=False))
 
-# %% ../nbs/01_teacher.ipynb #5a02b319
 def _logical(body):
     "The canonical request in a body, as `Teacher.request` makes it"
     body = dict(body)
@@ -1001,7 +999,7 @@ def samples(
     columns = [self.ask(prompts, stage, temperature, sample=i, **kwargs) for i in range(n)]
     return [list(o) for o in zip(*columns)]
 
-# %% ../nbs/01_teacher.ipynb #e16f7dd1
+# %% ../nbs/01_teacher.ipynb #40f2e896
 @dataclass(frozen=True)
 class Plan:
     "What a run will probably ask for; adds up with `+`."
@@ -1014,7 +1012,8 @@ class Plan:
 
     def __add__(self, other):
         cost = None if None in (self.cost, other.cost) else self.cost + other.cost
-        return Plan(*(getattr(self, k) + getattr(other, k) for k in ('requests', 'cached', 'prompt_tokens', 'completion_tokens')), cost, self.seconds + other.seconds)
+        counts = (getattr(self, k) + getattr(other, k) for k in ('requests', 'cached', 'prompt_tokens', 'completion_tokens'))
+        return Plan(*counts, cost, self.seconds + other.seconds)
 
     def __str__(self):
         cost = 'no price known' if self.cost is None else f'${self.cost:.2f}' if self.cost >= .1 else f'${self.cost:.4f}'
@@ -1037,7 +1036,6 @@ def plan(
     cost = prompt_tokens*rates[0] + completion_tokens*rates[1] if rates else None
     return Plan(requests, cached, prompt_tokens, completion_tokens, cost, max(took) if requests else 0.)
 
-# %% ../nbs/01_teacher.ipynb #b3354494
 @patch
 def plan(
     self: Teacher,
@@ -1051,9 +1049,10 @@ def plan(
     hits, names = {}, list(keys)
     for i in range(0, len(names), 500): hits |= self.cache.get(names[i:i + 500])
     new = [p for k, p in keys.items() if k not in hits]
-    return plan(len(new), sum(map(estimate_tokens, new)), completion_tokens*len(new), self.rates, self.concurrency, self.pacer.rpm, self.pacer.tpm, len(prompts) - len(new))
+    return plan(len(new), sum(map(estimate_tokens, new)), completion_tokens*len(new), self.rates, self.concurrency,
+                self.pacer.rpm, self.pacer.tpm, len(prompts) - len(new))
 
-# %% ../nbs/01_teacher.ipynb #3ae22026
+# %% ../nbs/01_teacher.ipynb #08b6c43c
 @patch
 def _write_record(self: Teacher, request, asking, reply):
     "Add a reply to the recording, once"
@@ -1064,7 +1063,8 @@ def _write_record(self: Teacher, request, asking, reply):
     key = _wire_key(request, asking.sample)
     if reply.kind == 'failed' or key in self._recorded: return
     self._recorded.add(key)
-    line = _traffic(request, asking.sample, asking.stage, reply.kind, reply.reason, reply.text, reply.usage.prompt_tokens, reply.usage.completion_tokens)
+    u = reply.usage
+    line = _traffic(request, asking.sample, asking.stage, reply.kind, reply.reason, reply.text, u.prompt_tokens, u.completion_tokens)
     with self.record.open('a', encoding='utf-8') as f: f.write(json.dumps(line, ensure_ascii=False) + '\n')
 
 # %% ../nbs/01_teacher.ipynb #4727ec94
@@ -1099,7 +1099,7 @@ def _missing(self: Teacher, prompts, asking, sampling):
     hits = {k: o for i in range(0, len(names), 500) for k, o in self.cache.get(names[i:i + 500]).items()}
     return {k: r for k, r in wanted.items() if k not in hits or asking.again and hits[k].kind != 'ok'}
 
-# %% ../nbs/01_teacher.ipynb #86e6b3d9
+# %% ../nbs/01_teacher.ipynb #884a23d1
 @patch
 def _remote(self: Teacher, act):
     "Run `act(client)` in the loop; errors become `TeacherError`"
@@ -1134,10 +1134,11 @@ async def _find_batch(client, digest):
 
 async def _start_batch(client, digest, content):
     file = await client.files.create(file=('batch.jsonl', content), purpose='batch')
-    batch = await client.batches.create(input_file_id=file.id, endpoint='/v1/chat/completions', completion_window='24h', metadata=dict(llm_distill=digest))
+    batch = await client.batches.create(input_file_id=file.id, endpoint='/v1/chat/completions', completion_window='24h',
+                                        metadata=dict(llm_distill=digest))
     return batch.id
 
-# %% ../nbs/01_teacher.ipynb #84eca458
+# %% ../nbs/01_teacher.ipynb #546f50e5
 @patch
 def _collect_open(self: Teacher, wanted, asking):
     "Wait for every open batch that holds something wanted, and keep its replies"
@@ -1160,7 +1161,8 @@ def _await_batch(self: Teacher, name):
     "Poll until the batch has ended in any way"
     self._last_batch_error = ''
     while (batch := self._remote(lambda c: c.batches.retrieve(name))).status not in ('completed', 'failed', 'expired', 'cancelled'):
-        if self.progress: print(f'batch {name} is {batch.status}; it goes on if this process ends, and the same call again collects it', file=sys.stderr, flush=True)
+        if self.progress:
+            print(f'batch {name} is {batch.status}; it goes on without this process, the same call again collects it', file=sys.stderr, flush=True)
         time.sleep(self.poll)
     return batch
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from .prompts import DistillError, student_prompt, write_json, write_jsonl
 from .student import Student, has_bf16, quiet
 
-# %% ../nbs/05_finetuning.ipynb #27ae0f8e
+# %% ../nbs/05_finetuning.ipynb #fb91cb4a
 @dataclass(frozen=True)
 class Recipe:
     "How to fine-tune."
@@ -29,14 +29,15 @@ class Recipe:
     tokens_at_once: int = 8192     # tokens in memory at once, padding included; a larger batch goes in parts, its step is the same
 
     def __post_init__(self):
-        for field,low,high in (('epochs', 1, 1e6), ('batch_size', 1, 1e6), ('lr', 0, 1), ('warmup_steps', 0, 1e9), ('max_grad_norm', 0, 1e9),
-                               ('validation_share', 0, 0.5), ('tokens_at_once', 1, 1e12)):
+        limits = dict(epochs=(1, 1e6), batch_size=(1, 1e6), lr=(0, 1), warmup_steps=(0, 1e9), max_grad_norm=(0, 1e9),
+                      validation_share=(0, 0.5), tokens_at_once=(1, 1e12))
+        for field,(low, high) in limits.items():
             if not low <= getattr(self, field) <= high:
                 raise DistillError(f'{field} is {getattr(self, field)!r}; expected a number from {low} to {high:g}')
 
-recipes = dict(default=Recipe(), article=Recipe(epochs=100, batch_size=5, lr=2e-5, warmup_steps=0)) # by name, as the command line takes them
+recipes = dict(default=Recipe(), article=Recipe(epochs=100, batch_size=5, lr=2e-5, warmup_steps=0)) # by name
 
-# %% ../nbs/05_finetuning.ipynb #967d1164
+# %% ../nbs/05_finetuning.ipynb #407e4582
 @dataclass(frozen=True)
 class Row:
     "A pair as token ids."
@@ -54,7 +55,7 @@ def encode_pair(
     if whole[:len(start)] != start: whole = start + student.tokenizer(answer, add_special_tokens=False).input_ids
     row = Row((*whole, student.tokenizer.eos_token_id), len(start))
     if student.context and len(row.ids) > student.context:
-        raise DistillError(f'the pair of task {task[:60]!r} has {len(row.ids)} tokens; {student.name} takes {student.context}: drop or shorten it')
+        raise DistillError(f'the pair of task {task[:60]!r} has {len(row.ids)} tokens; {student.name} takes {student.context}: shorten it')
     return row
 
 # %% ../nbs/05_finetuning.ipynb #9b26386f
@@ -142,7 +143,7 @@ def mean_loss(
             n += sum(len(r.ids) - r.n_prompt for r in rows[at:at+batch_size])
     return total / n
 
-# %% ../nbs/05_finetuning.ipynb #4eaca0a1
+# %% ../nbs/05_finetuning.ipynb #b3cb363d
 def _make_trainer(student, train, validation, recipe, work_dir):
     "A `Trainer` with our batches, loss, validation and checkpoints"
     import torch
@@ -175,7 +176,8 @@ def _make_trainer(student, train, validation, recipe, work_dir):
 
 def _diverged(loss, state, recipe):
     "The error for a loss that is no number"
-    return DistillError(f'the loss became {loss} at step {state.global_step + 1} (lr {recipe.lr:g}): run again with a lower lr, e.g. {recipe.lr/4:g}')
+    at = f'at step {state.global_step + 1} with lr {recipe.lr:g}'
+    return DistillError(f'the loss became {loss} {at}: run again with a lower lr, e.g. {recipe.lr/4:g}')
 
 # %% ../nbs/05_finetuning.ipynb #863ac9b8
 def _arguments(student, n_rows, validate, recipe, work_dir):
@@ -208,7 +210,7 @@ def _checkpoints(work_dir):
     found = [o for o in Path(work_dir).glob('checkpoint-*') if (o/'trainer_state.json').exists()]
     return sorted(found, key=lambda o: int(o.name.split('-')[1]))
 
-# %% ../nbs/05_finetuning.ipynb #381ca054
+# %% ../nbs/05_finetuning.ipynb #10ea23d4
 def _loss_rows(history):
     "Rows of losses.jsonl from the trainer's log"
     for o in history:
@@ -224,7 +226,7 @@ def _make_callback(trainer, recipe, work_dir, progress):
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
             self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc='fine-tuning', unit='step',
-                            disable=not (progress and (sys.stderr.isatty() or in_notebook())))
+                            disable=not progress or not (sys.stderr.isatty() or in_notebook()))
         def on_epoch_begin(self, args, state, control, **kwargs):
             trainer.batches.epoch = epoch = round(state.epoch or 0)
             torch.manual_seed(1000 * recipe.seed + epoch)
@@ -245,11 +247,12 @@ def _epoch_line(rows, epoch, epochs):
     validation = [f', validation loss {r["validation_loss"]:.3f}' for r in rows if 'validation_loss' in r][-1:]
     return f'epoch {epoch} of {epochs}: loss {sum(losses) / max(1, len(losses)):.3f}' + ''.join(validation)
 
-# %% ../nbs/05_finetuning.ipynb #22a41279
+# %% ../nbs/05_finetuning.ipynb #057c05bb
 def _fingerprint(student, rows, recipe):
-    "A hash of all that the result depends on"
-    h = hashlib.sha256(json.dumps([asdict(recipe), [[r.n_prompt, *r.ids] for r in rows], student.model.config.to_diff_dict()], default=str).encode())
-    for p in student.model.parameters(): h.update(repr(p.detach().double().sum().item()).encode())
+    "A hash of all that the result depends on; of the weights, about a thousand of each tensor"
+    inputs = [asdict(recipe), [[r.n_prompt, *r.ids] for r in rows], student.model.config.to_diff_dict()]
+    h = hashlib.sha256(json.dumps(inputs, default=str).encode())
+    for p in student.model.parameters(): h.update(p.detach().flatten()[::max(1, p.numel() // 1000)].float().cpu().numpy().tobytes())
     return h.hexdigest()
 
 def _start_or_resume(work_dir, key):

@@ -43,7 +43,7 @@ def has_bf16(
     if device.type == 'cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == 'cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
-# %% ../nbs/04_student.ipynb #03a644e4
+# %% ../nbs/04_student.ipynb #e2df3267
 class Student:
     "A causal language model with its tokenizer."
     def __init__(
@@ -65,7 +65,8 @@ class Student:
     def context(self) -> int | None:
         "The longest sequence in tokens that the model takes; None where it has no limit."
         c = self.model.config.get_text_config()
-        return next((v for k in ('max_position_embeddings', 'n_positions', 'seq_length', 'max_seq_len') if (v := getattr(c, k, None))), None)
+        names = 'max_position_embeddings', 'n_positions', 'seq_length', 'max_seq_len'
+        return next((v for k in names if (v := getattr(c, k, None))), None)
 
 # %% ../nbs/04_student.ipynb #e313f224
 def _set_pad(model, tokenizer):
@@ -100,7 +101,7 @@ def tiny_tokenizer(
     t.train_from_iterator(texts, trainer)
     return PreTrainedTokenizerFast(tokenizer_object=t, eos_token='<|endoftext|>', pad_token='<|pad|>', clean_up_tokenization_spaces=False)
 
-# %% ../nbs/04_student.ipynb #36ad2b96
+# %% ../nbs/04_student.ipynb #7d9d8fb9
 def tiny_student(
     config=None,     # a transformers config; a two-layer Llama of width 64 if None
     tokenizer=None,  # its tokenizer; `tiny_tokenizer()` if None
@@ -114,7 +115,8 @@ def tiny_student(
                                    max_position_embeddings=512, vocab_size=len(tokenizer))
     with torch.random.fork_rng(), quiet():
         torch.manual_seed(seed)
-        return Student(AutoModelForCausalLM.from_config(config, dtype=torch.float32).to(best_device()).eval(), tokenizer, 'tiny', 'random weights')
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    return Student(model.to(best_device()).eval(), tokenizer, 'tiny', 'random weights')
 
 @contextlib.contextmanager
 def quiet():
@@ -166,14 +168,14 @@ def _contiguous_head(model):
     try: yield
     finally: hook.remove()
 
-# %% ../nbs/04_student.ipynb #282375a1
+# %% ../nbs/04_student.ipynb #6a680d3d
 @patch
 def generate(
     self: Student,
     prompts: list[str],          # texts to continue
     max_new_tokens: int = 128,   # tokens of an answer at most
     stop: tuple[str, ...] = (),  # an answer ends before the first of these
-    batch_size: int = 16,        # prompts at once
+    batch_size: int = 32,        # prompts at once; more are faster until memory ends
     temperature: float = 0.,     # 0 takes the likeliest token each time; above 0 samples
     seed: int = 0,               # of the sampling
     progress: bool = False,      # show a progress bar
@@ -188,7 +190,8 @@ def generate(
         torch.manual_seed(seed)
         for at in range(0, len(order), batch_size):
             batch = order[at:at+batch_size]
-            for i,text in zip(batch, self._generate_batch(model, [rows[i] for i in batch], max_new_tokens, stop, temperature)): out[i] = text
+            texts = self._generate_batch(model, [rows[i] for i in batch], max_new_tokens, stop, temperature)
+            for i,text in zip(batch, texts): out[i] = text
             bar.update(len(batch))
     return out
 
@@ -237,7 +240,7 @@ def chat_template(
             "{%- set text = last.content if last.content is string else last.content | map(attribute='text') | join('') -%}"
             + bos + "{{- 'Q: ' + text | trim + '\\nA:' -}}")
 
-# %% ../nbs/04_student.ipynb #ec9b11ca
+# %% ../nbs/04_student.ipynb #731337d3
 @patch
 def save(
     self: Student,
@@ -253,7 +256,7 @@ def save(
     with _whole_folder(path) as new, quiet():
         self.model.save_pretrained(new)
         tok.save_pretrained(new)
-        write_text(new/'README.md', card or f'# {self.name}\n\nA student of llm_distill. It answers `Q: (a task)` with `A:` and a list of steps.\n')
+        write_text(new/'README.md', card or f'# {self.name}\n\nA student of llm_distill, saved without a model card.\n')
     return path
 
 @contextlib.contextmanager
@@ -285,7 +288,7 @@ def home_folder(
     "Where converted models are kept."
     return Path(home or os.environ.get('LLM_DISTILL_HOME') or Path.home()/'.cache'/'llm_distill').expanduser()
 
-# %% ../nbs/04_student.ipynb #4f619019
+# %% ../nbs/04_student.ipynb #6f5a189c
 def _find(name):
     "The `_Copy` to load for a name"
     path, hub = Path(name).expanduser(), students.get(name, name)
@@ -315,10 +318,11 @@ def _in_cache(hub):
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
     try: found = [try_to_load_from_cache(hub, f) for f in ('config.json', 'model.safetensors', 'model.safetensors.index.json')]
-    except HFValidationError: raise DistillError(f'{hub!r} is neither a folder nor a short name ({", ".join(students)}) nor an id on the Hub') from None
-    return _Copy(hub, None, 'the local Hugging Face cache') if isinstance(found[0], str) and any(isinstance(o, str) for o in found[1:]) else None
+    except HFValidationError: raise DistillError(f'{hub!r} is no folder, no id on the Hub and no short name ({", ".join(students)})') from None
+    config, *weights = (isinstance(o, str) for o in found)
+    return _Copy(hub, None, 'the local Hugging Face cache') if config and any(weights) else None
 
-# %% ../nbs/04_student.ipynb #6d461d92
+# %% ../nbs/04_student.ipynb #41475fc0
 def _on_hub(name, hub):
     "The Hub, asked once and briefly whether it is there and has the model as safetensors"
     from huggingface_hub import HfApi, constants
@@ -328,8 +332,10 @@ def _on_hub(name, hub):
     if constants.HF_HUB_OFFLINE: raise DistillError(f'{name!r} ({hub}) is not on this machine and HF_HUB_OFFLINE is set: {todo}')
     try: info = HfApi().model_info(hub, timeout=10)
     except GatedRepoError: raise DistillError(f'{hub!r} is gated: accept its licence on its page on the Hub, then `hf auth login`') from None
-    except RepositoryNotFoundError: raise DistillError(f'{hub!r} is no model on the Hub, no folder and no short name ({", ".join(students)})') from None
-    except Exception as e: raise DistillError(f'{name!r} ({hub}) is not on this machine and the Hub cannot be reached ({type(e).__name__}): {todo}') from None
+    except RepositoryNotFoundError:
+        raise DistillError(f'{hub!r} is no model on the Hub, no folder and no short name ({", ".join(students)})') from None
+    except Exception as e:
+        raise DistillError(f'{name!r} ({hub}) is not on this machine and the Hub cannot be reached ({type(e).__name__}): {todo}') from None
     if not any(o.rfilename.endswith('.safetensors') for o in info.siblings or []):
         raise DistillError(f'{hub!r} has no safetensors weights; choose a model that has, or convert it first')
     return _Copy(hub, None, 'the Hugging Face Hub', local=False)
@@ -358,7 +364,7 @@ def _convert(path, gguf, folder):
         new.save_pretrained(f)
         AutoTokenizer.from_pretrained(path, gguf_file=gguf).save_pretrained(f)
 
-# %% ../nbs/04_student.ipynb #968308c7
+# %% ../nbs/04_student.ipynb #13d62b5d
 @patch(cls_method=True)
 def load(
     cls: Student,
@@ -391,4 +397,4 @@ def _check_causal(path, name, kw):
     config = AutoConfig.from_pretrained(path, **kw)
     if config.is_encoder_decoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
         kind = 'an encoder-decoder' if config.is_encoder_decoder else 'no causal language'
-        raise DistillError(f'{str(name)!r} is {kind} model ({config.model_type}); a student is a causal language model such as {", ".join(students)}')
+        raise DistillError(f'{str(name)!r} is {kind} model ({config.model_type}); take a causal one such as {", ".join(students)}')

@@ -1,22 +1,35 @@
-"Tables and figures of a run: what stands in them comes from its files, and damaged files are named."
+"Verdict, tables, figures and report of a run: what stands in them comes from its files, and damaged files are named."
 import json, re
+from html.parser import HTMLParser
+import numpy as np
 import pytest
+from llm_distill import evaluation as ev
 from llm_distill import results
-from llm_distill.prompts import DistillError, write_json, write_jsonl
+from llm_distill.prompts import DistillError, load_prompt, read_jsonl, recordings, write_json, write_jsonl
 
 def row(system, test_set, sim, f1, n=50):
     spread = lambda m: dict(mean=m, low=m - .05, high=m + .05)
-    return dict(test_set=test_set, system=system, n=n, similarity=spread(sim), step_f1=spread(f1))
+    return dict(test_set=test_set, system=system, n=n, main='step_f1', similarity=spread(sim), step_f1=spread(f1), step_recall=spread(f1 + .01), step_order=dict(mean=None, low=None, high=None))
+
+def difference(mean, half=.05): return dict(mean=mean, low=mean - half, high=mean + half, p=.0005 if abs(mean) > half else .3, n=50)
 
 @pytest.fixture
 def run_dir(tmp_path):
     "A run directory with numbers that stand nowhere else"
     systems = dict(teacher=(.941, .771), echo=(.802, .361), one_shot=(.633, .313), distilled=(.907, .703), nearest=(.474, .352))
-    write_json(tmp_path/'scores.json', [row(s, t, a - d, b - d) for t, d in (('different', .01), ('same', 0)) for s, (a, b) in systems.items()])
+    rows = [row(s, t, a - d, b - d) for t, d in (('different', .01), ('same', 0)) for s, (a, b) in systems.items()]
+    for r in rows:
+        if r['system'] == 'distilled': r['against'] = {s: difference(.703 - b) for s, (_, b) in systems.items() if s != 'distilled'}
+    write_json(tmp_path/'scores.json', rows)
     write_jsonl(tmp_path/'losses.jsonl', [dict(step=i, epoch=i/10, loss=2/i, lr=1e-4) for i in range(1, 31)] + [dict(epoch=e, validation_loss=1/e) for e in (1, 2, 3)])
     answers = dict(distilled='a, b.', one_shot='a', echo='Do it?', nearest='x, y', teacher='a, b, c.')
+    items = []
     for t in 'same', 'different':
-        for s, o in answers.items(): write_jsonl(tmp_path/'predictions'/f'{s}_{t}.jsonl', [dict(task='Do it?', expected='a, b, c', prediction=o)]*4)
+        for s, o in answers.items():
+            write_jsonl(tmp_path/'predictions'/f'{s}_{t}.jsonl', [dict(task='Do it?', expected='a, b, c', prediction=o)]*4)
+            items += [dict(test_set=t, system=s, task=f'Do {t} {i} <now>?', expected='a, b, c', prediction=o, step_f1=i/40, pairs=[[0, 0, 1.], [1, 2, .3]]) for i in range(40)]
+    write_jsonl(tmp_path/'item_scores.jsonl', items)
+    write_jsonl(tmp_path/'leakage.jsonl', [dict(test_set=t, task=f'Do {t} {i} <now>?', closest='Do that', cosine=i/100, overlap=False) for t in ('same', 'different') for i in range(40)])
     return tmp_path
 
 def parsed(text):
@@ -58,7 +71,7 @@ def test_write_results_is_complete_small_and_repeatable(run_dir):
     path = results.write_results(run_dir)
     text = path.read_text()
     linked = re.findall(r'!\[([^\]]{10,})\]\(([^)]+)\)', text)
-    assert results.tables(run_dir) in text and len(linked) >= 3
+    assert results.tables(run_dir) in text and len(linked) >= 4
     for _, target in linked:
         png = (run_dir/target).read_bytes()
         assert png[:8] == b'\x89PNG\r\n\x1a\n' and len(png) <= 100_000
@@ -69,15 +82,108 @@ def test_write_results_is_complete_small_and_repeatable(run_dir):
 def test_matplotlib_keeps_no_global_figures(run_dir):
     import matplotlib.pyplot as plt
     before = plt.get_fignums()
-    for plot in results.plot_scores, results.plot_losses, results.plot_steps: plot(run_dir)
+    for plot in results.plot_scores, results.plot_losses, results.plot_steps, results.plot_leakage: plot(run_dir)
     assert plt.get_fignums() == before
 
 @pytest.mark.parametrize('file, text, stage', [
     ('scores.json', None, 'evaluate'), ('scores.json', '{"a": 1}', 'evaluate'), ('scores.json', '[{"test_set": "same", "system": "x", "n": 3}]', 'evaluate'),
     ('scores.json', '[[', 'evaluate'), ('losses.jsonl', None, 'finetune'), ('losses.jsonl', 'loss 3', 'finetune'), ('losses.jsonl', '', 'finetune'),
+    ('item_scores.jsonl', None, 'evaluate'), ('item_scores.jsonl', '{"system": "distilled"}', 'evaluate'), ('leakage.jsonl', None, 'evaluate'),
     ('predictions/one_shot_same.jsonl', None, 'evaluate'), ('predictions/distilled_same.jsonl', '{"task": "a"}', 'evaluate')])
 def test_damaged_files_are_named_with_the_stage_that_writes_them(run_dir, file, text, stage):
     (run_dir/file).unlink() if text is None else (run_dir/file).write_text(text)
     with pytest.raises(DistillError) as e: results.write_results(run_dir)
     assert file in str(e.value) and f'stage `{stage}`' in str(e.value) and '\n' not in str(e.value)
-    assert not (run_dir/'results.md').exists()
+    assert not (run_dir/'results.md').exists() and not (run_dir/'report.html').exists()
+
+# ---- the verdict
+
+@pytest.fixture(scope='module')
+def recorded():
+    "Test tasks, training rows, and what the teacher said first and second"
+    seed, rows = load_prompt(recordings/'apartments.toml'), read_jsonl(recordings/'apartments.jsonl')
+    answer = lambda r, i: seed.parse(r['completions'][i])
+    return [r['task'] for r in rows[:40]], [answer(r, 0) for r in rows[:40]], [answer(r, 1) for r in rows[:40]], [dict(task=r['task'], completion=answer(r, 0)) for r in rows[50:110]]
+
+@pytest.fixture(scope='module')
+def encode(): return ev.remember()
+
+def judge(folder, distilled, recorded, encode):
+    "The verdict on a student that gave certain answers"
+    tasks, expected, again, train = recorded
+    before = [e.split(',')[0] for e in expected] # a 1-shot student that finds the first step
+    answers = dict(distilled=distilled, one_shot=before, echo=ev.echo(tasks), nearest=ev.nearest(tasks, train), constant=ev.constant(tasks, train, encode), teacher=again)
+    for s, o in answers.items():
+        write_jsonl(folder/'predictions'/f'{s}_same.jsonl', [dict(task=t, expected=e, prediction=p) for t, e, p in zip(tasks, expected, o, strict=True)])
+    ev.score_run(folder, encode)
+    return results.verdict(folder)
+
+@pytest.mark.parametrize('name', ['echo', 'empty', 'constant', 'copies training', 'always the same word', 'echo in a template', 'everything at once', 'as before'])
+def test_a_degenerate_student_never_succeeds(tmp_path, recorded, encode, name):
+    tasks, expected, _, train = recorded
+    answers = {'echo': tasks, 'empty': ['']*40, 'constant': [expected[0]]*40, 'copies training': ev.nearest(tasks, train), 'always the same word': ['find']*40,
+               'echo in a template': [f'Find all the options, {t}, list those' for t in tasks], 'everything at once': [', '.join(expected[:12])]*40,
+               'as before': [e.split(',')[0] for e in expected]}
+    said = judge(tmp_path, answers[name], recorded, encode)
+    assert said.startswith('**The distillation did not work') and 'worked on' not in said
+
+def test_a_good_student_succeeds_and_is_still_below_the_ceiling(tmp_path, recorded, encode):
+    good = [a.rsplit(',', 1)[0] + '.' for a in recorded[2]] # forgets the last step
+    said = judge(tmp_path, good, recorded, encode)
+    assert said.startswith('**The distillation worked on test tasks from the same seed prompt.**') and 'worse than "teacher, second sample"' in said
+    assert 'better than "echo of the task"' in said and '%' in said
+    same = judge(tmp_path, recorded[2], recorded, encode)
+    assert 'not distinguishable from "teacher, second sample"' in same
+
+def test_verdict_without_what_it_needs(run_dir):
+    rows = json.loads((run_dir/'scores.json').read_text())
+    for r in rows: r.get('against', {}).pop('echo', None)
+    write_json(run_dir/'scores.json', rows)
+    assert 'No verdict' in results.verdict(run_dir) and 'echo of the task' in results.verdict(run_dir)
+    write_json(run_dir/'scores.json', [r for r in rows if r['system'] != 'distilled'])
+    assert 'No verdict' in results.verdict(run_dir)
+
+def test_overlap_is_warned_of(run_dir):
+    assert leakage_is_fine(results.leakage_note(run_dir))
+    rows = read_jsonl(run_dir/'leakage.jsonl')
+    write_jsonl(run_dir/'leakage.jsonl', [r | dict(overlap=i < 3) for i, r in enumerate(rows)])
+    assert results.leakage_note(run_dir).startswith('Warning: 3 of 80') and 'Warning: 3 of 80' in results.report(run_dir)
+
+def leakage_is_fine(text): return text.startswith('No test task') and '0.39' in text
+
+def test_worst_answers_and_their_steps(run_dir):
+    found = results.worst(run_dir, 3)
+    assert [r['score'] for r in found] == [0, 0, .025] and found[0]['missing'] == ['b', 'c'] and found[0]['superfluous'] == ['b']
+
+# ---- the report
+
+class Page(HTMLParser):
+    void = {'meta', 'img'}
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+        self.feed(text)
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.void: self.open.append(tag)
+    def handle_endtag(self, tag): assert self.open.pop() == tag
+    def handle_data(self, data): self.text.append(data)
+
+def test_report_is_well_formed_accessible_and_self_contained(run_dir):
+    text = results.report(run_dir)
+    page = Page(text)
+    tags = [t for t, _ in page.tags]
+    assert not page.open and len(text) < 2_000_000 and tags.count('h1') == tags.count('main') == 1 and ('html', {'lang': 'en'}) in page.tags
+    levels = [int(t[1]) for t in tags if t in ('h1', 'h2', 'h3', 'h4')]
+    assert all(b <= a + 1 for a, b in zip(levels, levels[1:]))
+    assert all(a['alt'] and a['src'].startswith('data:image/png;base64,') for t, a in page.tags if t == 'img') and tags.count('img') == 4
+    assert all(a.get('scope') for t, a in page.tags if t == 'th') and tags.count('caption') == tags.count('table') >= 4
+    assert not [a for _, a in page.tags if 'href' in a] and not re.search(r'url\(|@import|<script|https?://', text)
+
+def test_report_spreads_twenty_examples_from_worst_to_best(run_dir):
+    text = results.report(run_dir)
+    shown = [float(o) for o in re.findall(r'<p>step F1 ([\d.]+), from', text)]
+    assert len(shown) == 20 and shown == sorted(shown) and (shown[0], shown[-1]) == (0, .97) or shown[-1] == .98
+    assert '<now>' not in text and '&lt;now&gt;' in text and '<b>missing</b> c' in text and text.count('<b>step 1</b> a') == 40
+    for t in 'Table 1', 'Table 2': assert t in text
+    assert '0.703 (0.653 to 0.753)' in text

@@ -332,7 +332,7 @@ def _unmatched(r):
     return dict(missing=[s for j, s in enumerate(steps(r['expected'])) if j not in {j for _, j in same}],
                 superfluous=[s for i, s in enumerate(steps(r['prediction'])) if i not in {i for i, _ in same}])
 
-# %% ../nbs/07_results.ipynb #4d07bb0e
+# %% ../nbs/07_results.ipynb #7b4c4ca7
 _style = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0 }
@@ -346,7 +346,7 @@ th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2p
 img { max-width: 100%; height: auto } figure { margin: 1.5rem 0 } figcaption { color: #444 }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem } @media (max-width: 40rem) { .pair { grid-template-columns: 1fr } }
 .pair h4 { margin: .3rem 0 } ul.steps { list-style: none; padding: 0; margin: 0 } ul.steps li { padding: .2rem .5rem; margin: .2rem 0; border-left: .35rem solid #999 }
-ul.steps b { display: inline-block; min-width: 5.5rem } li.none { background: #fdf1ea; border-color: #A33E00 !important }
+ul.steps b { display: inline-block; min-width: 6rem } li.none { background: #fdf1ea; border-color: #A33E00 !important }
 .m0 { background: #e9f3fa; border-color: #0072B2 !important } .m1 { background: #e8f6f1; border-color: #009E73 !important }
 .m2 { background: #fdf6e3; border-color: #B07800 !important } .m3 { background: #faeff5; border-color: #A8527F !important }
 dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem } dt { font-weight: 600 } dd { margin: 0; overflow-wrap: anywhere }
@@ -399,7 +399,7 @@ def _facts(run_dir):
              'recipe': ', '.join(f'{k} {v}' for k, v in recipe.items()), 'made with': record.get('llm_distill') and f'llm_distill {record["llm_distill"]}'}
     return {k: v for k, v in found.items() if v not in (None, '', {})}
 
-# %% ../nbs/07_results.ipynb #a5ab60c9
+# %% ../nbs/07_results.ipynb #46ff4001
 def _picture(data, alt):
     "A figure whose PNG bytes are part of the page"
     return f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(data).decode()}"><figcaption>{escape(alt)}</figcaption></figure>'
@@ -411,25 +411,31 @@ def report(
     "The report: verdict, tables, figures, examples, facts; refers to nothing outside of itself."
     scores = read_scores(run_dir)
     headline, lines = _findings(scores)
-    pictures = pictures or {name: _png(plot(run_dir)) for name, (plot, _) in _figures.items()}
+    pictures = pictures or _pictures(run_dir)
     sections = {
         'Verdict': f'<p class="verdict">{escape(headline)}</p><p>Compared on the same items by {escape(_name(_main(scores[0])))}, the distilled student is</p><ul>'
                    + ''.join(f'<li>{escape(o)}</li>' for o in lines) + f'</ul><p>{escape(leakage_note(run_dir))}</p>',
         'Scores': ''.join(html_table(_titles[t], *_table(v)) for t, v in _by_set(scores).items()) + f'<p>{escape(_note)}</p>' + _picture(pictures['scores'], _figures['scores'][1]),
         'Further metrics': ''.join(html_table(f'Means, test tasks from {_sets[t]}', *_more_table(v)) for t, v in _by_set(scores).items()),
-        'Training and data': ''.join(_picture(pictures[k], _figures[k][1]) for k in ('losses', 'steps', 'leakage')),
+        'Training and data': ''.join(_picture(pictures[k], _figures[k][1]) for k in pictures if k != 'scores'),
         'Examples, from worst to best': _examples(run_dir, _main(scores[0])),
         'Where this comes from': '<dl>' + ''.join(f'<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>' for k, v in _facts(run_dir).items()) + '</dl>'}
     body = '\n'.join(f'<section><h2>{escape(k)}</h2>\n{v}\n</section>' for k, v in sections.items())
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
             f'<title>Distillation report</title><style>{_style}</style></head>\n<body><main><h1>Distillation report</h1>\n{body}\n</main></body></html>\n')
 
-# %% ../nbs/07_results.ipynb #111076ac
+# %% ../nbs/07_results.ipynb #efe4b9ea
 _figures = dict(
     scores=(plot_scores, 'Scores with 95% intervals for each system and test set'),
     losses=(plot_losses, 'Training loss for each step and validation loss for each epoch'),
     steps=(plot_steps, 'Share of lists with each number of steps, teacher, distilled student and untuned student'),
     leakage=(plot_leakage, 'Score of each test task against the similarity of its closest training task'))
+
+def _pictures(run_dir):
+    "Name -> PNG bytes of the figures that make sense for a run"
+    of_steps = _main(read_scores(run_dir)[0]).startswith(('step', 'strict'))
+    skip = ([] if of_steps else ['steps']) + ([] if _read(run_dir, 'leakage.jsonl') else ['leakage'])
+    return {name: _png(plot(run_dir)) for name, (plot, _) in _figures.items() if name not in skip}
 
 def _png(fig):
     "The bytes of a figure as PNG"
@@ -454,8 +460,8 @@ def write_results(
 ) -> Path: # results.md
     "Write `results.md`, `figures/*.png` and `report.html` from the files of a run."
     run_dir = Path(run_dir)
-    pictures = {name: _png(plot(run_dir)) for name, (plot, _) in _figures.items()}
-    text = ['# Results', verdict(run_dir), tables(run_dir), *(f'![{alt}](figures/{name}.png)' for name, (_, alt) in _figures.items()),
+    pictures = _pictures(run_dir)
+    text = ['# Results', verdict(run_dir), tables(run_dir), *(f'![{_figures[name][1]}](figures/{name}.png)' for name in pictures),
             leakage_note(run_dir), more_tables(run_dir), '**The worst answers of the distilled student**', _worst_lines(run_dir)]
     page = report(run_dir, pictures)
     for name, data in pictures.items(): _write_bytes(run_dir/'figures'/f'{name}.png', data)

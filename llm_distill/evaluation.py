@@ -109,7 +109,7 @@ class Match:
     expected: tuple[str, ...]                 # the teacher's steps, in order
     pairs: tuple[tuple[int, int, float], ...] # index of the predicted step, of the expected one, their cosine in [0, 1]
 
-# %% ../nbs/06_evaluation.ipynb #5300d592
+# %% ../nbs/06_evaluation.ipynb #276f496a
 def match_steps(
     predicted: list[str], # a system's answers
     expected: list[str],  # the teacher's, in the same order
@@ -124,7 +124,8 @@ def _match_all(predicted, expected, encode):
     split = [(steps(p), steps(e)) for p, e in zip(predicted, expected, strict=True)]
     vectors = encode([s for pair in split for o in pair for s in o])
     ends = np.cumsum([0, *(len(o) for pair in split for o in pair)])
-    return [Match(tuple(p), tuple(e), _assign(vectors[ends[2*i]:ends[2*i+1]], vectors[ends[2*i+1]:ends[2*i+2]])) for i, (p, e) in enumerate(split)]
+    blocks = [vectors[a:b] for a, b in zip(ends, ends[1:])] # of the first predicted answer, of the first expected one, of the second predicted one, ...
+    return [Match(tuple(p), tuple(e), _assign(a, b)) for (p, e), a, b in zip(split, blocks[::2], blocks[1::2])]
 
 def _assign(a, b):
     "The pairs (i, j, cosine) of rows of `a` and `b` with the greatest sum of cosines"
@@ -235,13 +236,14 @@ def _fields_equal(p, e):
 
 field_match = _each(_fields_equal)
 
-# %% ../nbs/06_evaluation.ipynb #345395a6
+# %% ../nbs/06_evaluation.ipynb #ef46e22c
 def form(
     answers: list[str], # the expected ones
 ) -> str: # `json`, `steps` or `text`
     "The form that most answers have: JSON objects; one sentence of two or more steps; anything else."
     if not answers: return 'text'
-    shares = dict(json=[isinstance(_object(o), dict) for o in answers], steps=[len(steps(o)) > 1 and not re.search(r'[.!?;]\s', o) for o in answers])
+    shares = dict(json=[isinstance(_object(o), dict) for o in answers],
+                  steps=[len(steps(o)) > 1 and not re.search(r'[.!?;]\s', o) for o in answers])
     return next((k for k, v in shares.items() if sum(v) >= 0.8*len(v)), 'text')
 
 def _format(kind):
@@ -256,10 +258,11 @@ def metrics_for(
     kind: str = 'steps', # `json`, `steps` or `text`, as `form` finds it
 ) -> dict: # name -> function of predicted, expected and encode; the first is the main metric
     "The metrics that suit a form of answers."
-    of_steps = dict(step_f1=step_f1, step_precision=step_precision, step_recall=step_recall, strict_f1=strict_f1, strict_precision=strict_precision,
-                    strict_recall=strict_recall, step_order=step_order, step_count=step_count)
+    of_steps = dict(step_f1=step_f1, step_precision=step_precision, step_recall=step_recall, strict_f1=strict_f1,
+                    strict_precision=strict_precision, strict_recall=strict_recall, step_order=step_order, step_count=step_count)
     first = dict(steps=of_steps, json=dict(field_match=field_match), text=dict(token_f1=token_f1))[kind]
-    return first | dict(step_f1=step_f1, similarity=similarity, exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l, format=_format(kind), length_ratio=length_ratio)
+    return first | dict(step_f1=step_f1, similarity=similarity, exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l,
+                        format=_format(kind), length_ratio=length_ratio)
 
 # %% ../nbs/06_evaluation.ipynb #b7824001
 def own(
@@ -268,7 +271,7 @@ def own(
     "A user's own metric."
     return _each(lambda p, e: float('nan') if (v := value(p, e)) is None else float(v))
 
-# %% ../nbs/06_evaluation.ipynb #0af25a16
+# %% ../nbs/06_evaluation.ipynb #11314393
 def resampled_means(
     values,                   # one value an item, or a row of values; NaN where a metric does not apply
     resamples: int = 4_000,   # samples that are drawn
@@ -295,7 +298,7 @@ def bootstrap(
     "Mean of `values` with its percentile bootstrap interval; raises `DistillError` for no values."
     import numpy as np, warnings
     values = np.asarray(values, dtype=float)
-    if not len(values): raise DistillError('there is nothing to average: 0 predictions; run the stage `evaluate` on a test set that is not empty')
+    if not len(values): raise DistillError('there is nothing to average: 0 predictions; run the stage `evaluate` on a non-empty test set')
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', RuntimeWarning) # a column without any value
         found = np.stack([np.nanmean(values, 0), *np.nanquantile(resampled_means(values, resamples, seed), (0.025, 0.975), axis=0)])
@@ -348,7 +351,7 @@ def rows(
     "Put a system's answers beside the expected ones."
     return [dict(task=r['task'], expected=r['completion'], prediction=a) for r, a in zip(test_rows, answers, strict=True)]
 
-# %% ../nbs/06_evaluation.ipynb #d8d66286
+# %% ../nbs/06_evaluation.ipynb #63f910ee
 def item_scores(
     predictions: list[dict], # rows with `task`, `expected` and `prediction`
     encode=embed,            # texts -> rows of unit length
@@ -377,7 +380,8 @@ def score(
     import numpy as np
     items = items or item_scores(predictions, encode, metrics)
     found = np.stack(bootstrap(np.stack(list(items.values()), 1)), 1)
-    return dict(test_set=test_set, system=system, n=len(predictions), main=next(iter(items)), **{k: _summary(o) for k, o in zip(items, found)})
+    return dict(test_set=test_set, system=system, n=len(predictions), main=next(iter(items)),
+                **{k: _summary(o) for k, o in zip(items, found)})
 
 # %% ../nbs/06_evaluation.ipynb #fb50e51e
 def leakage(
@@ -391,8 +395,8 @@ def leakage(
     return [dict(task=t, closest=train_rows[i]['task'], cosine=round(float(c[i]), 4), overlap=bool(c[i] >= near_threshold))
             for t, c in zip(tasks, cosines) for i in [int(c.argmax())]]
 
-# %% ../nbs/06_evaluation.ipynb #aac34c3f
-systems = ('distilled', 'one_shot', 'zero_shot', 'nearest', 'constant', 'echo', 'teacher') # in the order of scores.json; others come after them
+# %% ../nbs/06_evaluation.ipynb #98fbe1b2
+systems = ('distilled', 'one_shot', 'zero_shot', 'nearest', 'constant', 'echo', 'teacher') # the order of scores.json; others come last
 test_sets = ('same', 'different')
 
 def read_predictions(
@@ -406,7 +410,7 @@ def read_predictions(
     if not found: raise DistillError(f'no predictions in {folder}; run the stage `evaluate` first')
     return found
 
-# %% ../nbs/06_evaluation.ipynb #e054c3ce
+# %% ../nbs/06_evaluation.ipynb #168a6f43
 def _paired(predictions, items, metric):
     "System -> values of one metric over all tasks of a test set, NaN where a system has no answer"
     import numpy as np
@@ -423,7 +427,8 @@ def _score_set(test_set, predictions, encode, metrics):
     paired = _paired(predictions, items, scores[0]['main'])
     for r in scores:
         if {'one_shot', 'teacher'} <= set(paired): r['gap_closed'] = _gap(paired[r['system']], paired['one_shot'], paired['teacher'])
-        if r['system'] == 'distilled': r['against'] = {s: _rounded(asdict(compare(paired['distilled'], v))) for s, v in paired.items() if s != 'distilled'}
+        if r['system'] != 'distilled': continue
+        r['against'] = {s: _rounded(asdict(compare(paired['distilled'], v))) for s, v in paired.items() if s != 'distilled'}
     return scores, [o for s, v in predictions.items() for o in _item_rows(test_set, s, v, items[s], encode)]
 
 def _gap(*values):
@@ -449,7 +454,8 @@ def score_run(
     for t in dict.fromkeys(t for t, _ in found):
         predictions = {s: v for (k, s), v in found.items() if k == t}
         for new, kept in zip(_score_set(t, predictions, encode, metrics), (scores, items)): kept += new
-        close += [dict(test_set=t, **r) for r in leakage(list(dict.fromkeys(r['task'] for v in predictions.values() for r in v)), train, encode)]
+        tasks = list(dict.fromkeys(r['task'] for v in predictions.values() for r in v))
+        close += [dict(test_set=t, **r) for r in leakage(tasks, train, encode)]
     write_jsonl(run_dir/'item_scores.jsonl', items)
     write_jsonl(run_dir/'leakage.jsonl', close)
     write_json(run_dir/'scores.json', scores)

@@ -30,7 +30,7 @@ def _read(run_dir, name):
     except DistillError as e: raise DistillError(f'{e}; run the stage `{_stage(name)}` again') from None
     except (ValueError, OSError) as e: raise DistillError(f'{path} cannot be read ({e}); run the stage `{_stage(name)}` again') from None
 
-# %% ../nbs/07_results.ipynb #8f811c96
+# %% ../nbs/07_results.ipynb #a9f68aef
 metric_names = dict( # metric of scores.json -> heading; others are called by their own name
     similarity='similarity', step_f1='step F1', step_precision='step precision', step_recall='step recall', strict_f1='strict F1',
     strict_precision='strict precision', strict_recall='strict recall', step_order='order', step_count='steps', exact_match='exact match',
@@ -44,7 +44,9 @@ def _main(r):
 
 def _check_row(r, path):
     "Raise `DistillError` where a row of scores.json lacks what the tables show"
-    try: fine = all(isinstance(r[m][k], (int, float)) for m in ('similarity', _main(r)) for k in ('mean', 'low', 'high')) and r['n'] > 0 and r['test_set'] and r['system']
+    try:
+        numbers = [r[m][k] for m in ('similarity', _main(r)) for k in ('mean', 'low', 'high')]
+        fine = all(isinstance(o, (int, float)) for o in numbers) and r['n'] > 0 and r['test_set'] and r['system']
     except (KeyError, TypeError, AttributeError): fine = False
     if not fine: raise DistillError(f'{path} has a malformed row {str(r)[:80]!r}; run the stage `evaluate` again')
 
@@ -58,10 +60,10 @@ def read_scores(
     for r in found: _check_row(r, path)
     return found
 
-# %% ../nbs/07_results.ipynb #4741a8fc
+# %% ../nbs/07_results.ipynb #820db9f7
 system_names = dict( # system -> what tables and figures call it, in their order
-    distilled='distilled student, zero-shot', one_shot='untuned student, 1-shot', zero_shot='untuned student, zero-shot', nearest='nearest training answer',
-    constant='typical training answer', echo='echo of the task', teacher='teacher, second sample')
+    distilled='distilled student, zero-shot', one_shot='untuned student, 1-shot', zero_shot='untuned student, zero-shot',
+    nearest='nearest training answer', constant='typical training answer', echo='echo of the task', teacher='teacher, second sample')
 _sets = dict(same='the same seed prompt', different='a different seed prompt')
 _titles = dict(same='Table 1: test tasks from the same seed prompt', different='Table 2: test tasks from a different seed prompt')
 
@@ -84,7 +86,7 @@ def markdown_table(
     rule = '|' + '|'.join(f':{"-"*(w+1)}' if i == 0 else f'{"-"*(w+1)}:' for i, w in enumerate(widths)) + '|'
     return '\n'.join([lines[0], rule, *lines[1:]])
 
-# %% ../nbs/07_results.ipynb #b7d6b1d9
+# %% ../nbs/07_results.ipynb #a39fa429
 def _interval(o):
     "`.70 (.65 to .74)`, with three digits, of a mean and its interval"
     return f"{o['mean']:.3f} ({o['low']:.3f} to {o['high']:.3f})"
@@ -97,7 +99,8 @@ def _share(o):
 def _table(rows):
     "Heading and body of the table of one test set"
     metrics, gaps = ['similarity', _main(rows[0])], any('gap_closed' in r for r in rows)
-    body = [[_system(r['system']), *(_interval(r[m]) for m in metrics), *([_share(r.get('gap_closed'))] if gaps else []), r['n']] for r in _ordered(rows)]
+    gap = lambda r: [_share(r.get('gap_closed'))] if gaps else []
+    body = [[_system(r['system']), *(_interval(r[m]) for m in metrics), *gap(r), r['n']] for r in _ordered(rows)]
     return ['system', *map(_name, metrics), *(['gap closed'] if gaps else []), 'n'], body
 
 def _by_set(scores):
@@ -111,9 +114,10 @@ def tables(
     run_dir: str | Path, # a run's directory with `scores.json`
 ) -> str: # Markdown with a table for each test set
     "Table 1 (same seed prompt) and Table 2 (different seed prompt) of a run."
-    return '\n\n'.join([*(f'**{_titles[t]}**\n\n{markdown_table(*_table(v))}' for t, v in _by_set(read_scores(run_dir)).items()), _note])
+    found = _by_set(read_scores(run_dir))
+    return '\n\n'.join([*(f'**{_titles[t]}**\n\n{markdown_table(*_table(v))}' for t, v in found.items()), _note])
 
-# %% ../nbs/07_results.ipynb #a6d450b4
+# %% ../nbs/07_results.ipynb #99b3fbf5
 def _more_table(rows):
     "Heading and body of the table of all other metrics of one test set"
     skip = ('similarity', _main(rows[0]), 'gap_closed')
@@ -125,9 +129,10 @@ def more_tables(
     run_dir: str | Path, # a run's directory with `scores.json`
 ) -> str: # Markdown with a table for each test set
     "All metrics that Table 1 and Table 2 leave out."
-    return '\n\n'.join(f'**Further metrics, test tasks from {_sets[t]}**\n\n{markdown_table(*_more_table(v))}' for t, v in _by_set(read_scores(run_dir)).items())
+    found = _by_set(read_scores(run_dir))
+    return '\n\n'.join(f'**Further metrics, test tasks from {_sets[t]}**\n\n{markdown_table(*_more_table(v))}' for t, v in found.items())
 
-# %% ../nbs/07_results.ipynb #33bbce06
+# %% ../nbs/07_results.ipynb #473618b7
 _needed = ('one_shot', 'nearest', 'echo') # without these comparisons there is no verdict
 
 def _relation(d): return 'better than' if d['low'] > 0 else 'worse than' if d['high'] < 0 else 'not distinguishable from'
@@ -140,17 +145,19 @@ def _headline(student):
     "One sentence about success, from the distilled student's rows by test set"
     if not student: return 'No verdict: the run has no answers of the distilled student.'
     lacking = [s for s in _needed if any(s not in r.get('against', {}) for r in student.values())]
-    if lacking: return f'No verdict: the distilled student was not compared with every baseline that it has to beat ({_system(lacking[0])} is missing).'
+    if lacking: return f'No verdict: the distilled student was not compared with a baseline that it has to beat: {_system(lacking[0])}.'
     good, bad = ([_sets[t] for t, r in student.items() if _worked(r) == o] for o in (True, False))
     if not bad: return f'The distillation worked on test tasks from {" and from ".join(good)}.'
-    return f'The distillation did not work on test tasks from {" or from ".join(bad)}' + (f'; it worked on those from {good[0]}.' if good else '.')
+    rest = f'; it worked on those from {good[0]}' if good else ''
+    return f'The distillation did not work on test tasks from {" or from ".join(bad)}{rest}.'
 
 def _comparison(system, student):
     "One line about one other system: its relation to the student, and the differences on each test set"
     said = {}
     for t, r in student.items():
         if d := r.get('against', {}).get(system):
-            said.setdefault(_relation(d), []).append(f"by {d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}, p {_p(d['p'])}) on {_sets[t]}")
+            numbers = f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}, p {_p(d['p'])})"
+            said.setdefault(_relation(d), []).append(f'by {numbers} on {_sets[t]}')
     return '; '.join(f'{relation} "{_system(system)}" {" and ".join(o)}' for relation, o in said.items())
 
 def _p(p): return '< 0.001' if p < 0.001 else f'= {p:.3f}'
@@ -243,7 +250,7 @@ def plot_losses(
     ax.legend(frameon=False)
     return fig
 
-# %% ../nbs/07_results.ipynb #ee199d36
+# %% ../nbs/07_results.ipynb #43807f40
 def _step_counts(run_dir, test_set):
     "Label -> number of steps of each answer, for the teacher, the distilled student and the untuned student"
     saved = {s: f'predictions/{s}_{test_set}.jsonl' for s in ('distilled', 'one_shot')}
@@ -260,7 +267,7 @@ def _counts(ax, counts, longest):
         share = Counter(min(v, longest) for v in values)
         heights = [share[k]/len(values) for k in range(longest + 1)]
         ax.bar([k + (i - 1)*0.27 for k in range(longest + 1)], heights, 0.25, label=f'{name} (mean {sum(values)/len(values):.1f})',
-               color=(_colours['green'], _colours['blue'], _colours['red'])[i], hatch=('', '', '////')[i], edgecolor='white', linewidth=0.5)
+               color=_colours[('green', 'blue', 'red')[i]], hatch=('', '', '////')[i], edgecolor='white', linewidth=0.5)
 
 def plot_steps(
     run_dir: str | Path, # a run's directory with `predictions/`
@@ -268,7 +275,7 @@ def plot_steps(
 ): # -> matplotlib Figure
     "How many steps the lists have: teacher, distilled student and untuned student, per test set."
     sets = [t for t in _titles if (Path(run_dir)/'predictions'/f'distilled_{t}.jsonl').exists()]
-    if not sets: raise DistillError(f"{Path(run_dir)/'predictions'} has no answers of the distilled student; run the stage `evaluate` first")
+    if not sets: raise DistillError(f"{Path(run_dir)/'predictions'} has no answers of the student; run the stage `evaluate` first")
     fig, axes = _figure(len(sets), height=4, sharey=True)
     for ax, t in zip(axes, sets):
         _counts(ax, _step_counts(run_dir, t), longest)
@@ -279,7 +286,7 @@ def plot_steps(
     axes[0].set_ylabel('share of the lists')
     return fig
 
-# %% ../nbs/07_results.ipynb #f8cea444
+# %% ../nbs/07_results.ipynb #4eeda1e0
 def leakage_note(
     run_dir: str | Path, # a run's directory with `leakage.jsonl`
 ) -> str: # one sentence
@@ -287,8 +294,10 @@ def leakage_note(
     close = _read(run_dir, 'leakage.jsonl')
     if not close: return 'The distance between test tasks and training tasks is not known: the run has no training set.'
     found, nearest = [r for r in close if r['overlap']], max(close, key=lambda r: r['cosine'])
-    if found: return f'Warning: {len(found)} of {len(close)} test tasks have a near duplicate in the training set, such as "{found[0]["task"]}"; scores on them prove nothing.'
-    return f'No test task has a near duplicate in the training set; the closest pair has a cosine of {nearest["cosine"]:.2f} ("{nearest["task"]}" and "{nearest["closest"]}").'
+    if found: return (f'Warning: {len(found)} of {len(close)} test tasks have a near duplicate in the training set, such as '
+                      f'"{found[0]["task"]}"; scores on them prove nothing.')
+    return (f'No test task has a near duplicate in the training set; the closest pair has a cosine of {nearest["cosine"]:.2f} '
+            f'("{nearest["task"]}" and "{nearest["closest"]}").')
 
 def plot_leakage(
     run_dir: str | Path, # a run's directory with `leakage.jsonl` and `item_scores.jsonl`
@@ -298,11 +307,12 @@ def plot_leakage(
     cosine = {(r['test_set'], r['task']): r['cosine'] for r in _read(run_dir, 'leakage.jsonl')}
     fig, (ax,) = _figure(height=3.6, width=7)
     for (t, (marker, label, _)), colour in zip(_markers.items(), (_colours['blue'], _colours['red'])):
-        points = sorted((cosine[t, r['task']], r[metric]) for r in items if (t, r['task']) in cosine and r['test_set'] == t and r[metric] is not None)
+        mine = [r for r in items if r['test_set'] == t and (t, r['task']) in cosine and r[metric] is not None]
+        points = sorted((cosine[t, r['task']], r[metric]) for r in mine)
         if not points: continue
         ax.plot(*zip(*points), marker, color=colour, markerfacecolor=colour if t == 'same' else 'white', markersize=5, label=label)
         for third in (points[i*len(points)//3:(i+1)*len(points)//3] for i in range(3)):
-            if third: ax.plot([third[0][0], third[-1][0]], [sum(y for _, y in third)/len(third)]*2, color=colour, linewidth=2, linestyle='-' if t == 'same' else '--')
+            if third: ax.plot([third[0][0], third[-1][0]], [sum(y for _, y in third)/len(third)]*2, '-' if t == 'same' else '--', color=colour, linewidth=2)
     ax.set(xlabel='cosine of the closest training task', ylabel=_name(metric), ylim=(0, 1.02))
     fig.legend(loc='outside lower center', ncols=2, frameon=False)
     return fig
@@ -332,7 +342,7 @@ def _unmatched(r):
     return dict(missing=[s for j, s in enumerate(steps(r['expected'])) if j not in {j for _, j in same}],
                 superfluous=[s for i, s in enumerate(steps(r['prediction'])) if i not in {i for i, _ in same}])
 
-# %% ../nbs/07_results.ipynb #7b4c4ca7
+# %% ../nbs/07_results.ipynb #5040bbee
 _style = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0 }
@@ -340,12 +350,14 @@ main { max-width: 62rem; margin: 0 auto; padding: 1rem }
 h1, h2, h3 { line-height: 1.25 } h2 { margin-top: 2.5rem; border-bottom: 1px solid #ccc } h3 { font-size: 1.05rem; margin-bottom: .3rem }
 .verdict { font-size: 1.25rem; font-weight: 600; border-left: .4rem solid #0072B2; padding: .5rem 1rem; background: #f2f7fb }
 .scroll { overflow-x: auto } .scroll:focus-visible { outline: 3px solid #0072B2 }
-table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums } caption { text-align: left; font-weight: 600; padding: .3rem 0 }
+table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
+caption { text-align: left; font-weight: 600; padding: .3rem 0 }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
 th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #555 }
 img { max-width: 100%; height: auto } figure { margin: 1.5rem 0 } figcaption { color: #444 }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem } @media (max-width: 40rem) { .pair { grid-template-columns: 1fr } }
-.pair h4 { margin: .3rem 0 } ul.steps { list-style: none; padding: 0; margin: 0 } ul.steps li { padding: .2rem .5rem; margin: .2rem 0; border-left: .35rem solid #999 }
+.pair h4 { margin: .3rem 0 } ul.steps { list-style: none; padding: 0; margin: 0 }
+ul.steps li { padding: .2rem .5rem; margin: .2rem 0; border-left: .35rem solid #999 }
 ul.steps b { display: inline-block; min-width: 6rem } li.none { background: #fdf1ea; border-color: #A33E00 !important }
 .m0 { background: #e9f3fa; border-color: #0072B2 !important } .m1 { background: #e8f6f1; border-color: #009E73 !important }
 .m2 { background: #fdf6e3; border-color: #B07800 !important } .m3 { background: #faeff5; border-color: #A8527F !important }
@@ -359,15 +371,17 @@ def html_table(
 ) -> str: # HTML
     "A table with a caption, and with headers for columns and rows."
     head = ''.join(f'<th scope="col">{escape(str(c))}</th>' for c in header)
-    rows = ''.join(f'<tr><th scope="row">{escape(str(r[0]))}</th>' + ''.join(f'<td>{escape(str(c))}</td>' for c in r[1:]) + '</tr>\n' for r in body)
+    cells = lambda r: f'<th scope="row">{escape(str(r[0]))}</th>' + ''.join(f'<td>{escape(str(c))}</td>' for c in r[1:])
+    rows = ''.join(f'<tr>{cells(r)}</tr>\n' for r in body)
     return (f'<div class="scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table><caption>{escape(caption)}</caption>'
             f'<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>')
 
-# %% ../nbs/07_results.ipynb #204265cd
+# %% ../nbs/07_results.ipynb #487ebbdb
 def _step_list(found, partner, lonely):
     "An HTML list of steps; `partner` maps an index to the number of its pair"
-    item = lambda i, s: f'<li class="m{(partner[i]-1) % 4}"><b>step {partner[i]}</b> {escape(s)}</li>' if i in partner else f'<li class="none"><b>{lonely}</b> {escape(s)}</li>'
-    return f'<ul class="steps">{"".join(item(i, s) for i, s in enumerate(found)) or "<li>(nothing)</li>"}</ul>'
+    marks = [(f'm{(partner[i]-1) % 4}', f'step {partner[i]}') if i in partner else ('none', lonely) for i in range(len(found))]
+    items = [f'<li class="{kind}"><b>{mark}</b> {escape(s)}</li>' for (kind, mark), s in zip(marks, found)]
+    return f'<ul class="steps">{"".join(items) or "<li>(nothing)</li>"}</ul>'
 
 def _example(r, metric):
     "One answer beside the expected one"
@@ -375,7 +389,8 @@ def _example(r, metric):
     number = {pair: k for k, pair in enumerate(same, 1)}
     left = _step_list(steps(r['expected']), {j: k for (j, _), k in number.items()}, 'missing')
     right = _step_list(steps(r['prediction']), {i: k for (_, i), k in number.items()}, 'superfluous')
-    return (f'<article><h3>{escape(r["task"])}</h3><p>{escape(_name(metric))} {r[metric]:.2f}, from {_sets.get(r["test_set"], r["test_set"])}</p>'
+    where = _sets.get(r['test_set'], r['test_set'])
+    return (f'<article><h3>{escape(r["task"])}</h3><p>{escape(_name(metric))} {r[metric]:.2f}, from {where}</p>'
             f'<div class="pair"><div><h4>Teacher</h4>{left}</div><div><h4>Student</h4>{right}</div></div></article>')
 
 def _examples(run_dir, metric, n=20):
@@ -384,7 +399,7 @@ def _examples(run_dir, metric, n=20):
     chosen = sorted({round(k*(len(ranked) - 1)/max(1, n - 1)) for k in range(n)}) if ranked else []
     return '\n'.join(_example(ranked[k], metric) for k in chosen)
 
-# %% ../nbs/07_results.ipynb #6211f8ab
+# %% ../nbs/07_results.ipynb #b2da4cfd
 def _facts(run_dir):
     "Name -> value of what is known about data, training and provenance"
     run_dir = Path(run_dir)
@@ -392,17 +407,20 @@ def _facts(run_dir):
     record = _read(run_dir, 'run.json') if (run_dir/'run.json').exists() else {}
     settings = record.get('settings', {})
     seed, teacher, recipe = (settings.get(k) or {} for k in ('seed', 'teacher', 'recipe'))
-    reasons = Counter(str(r.get('reason')).split(':')[0] for r in read_jsonl(run_dir/'rejects.jsonl')) if (run_dir/'rejects.jsonl').exists() else {}
-    found = {'student': settings.get('student'), 'teacher': teacher.get('model'), 'instruction': seed.get('instruction'), 'seed question': seed.get('question'),
-             'training pairs': count('train.jsonl'), 'test tasks, same seed prompt': count('test_same.jsonl'),
+    rejects = read_jsonl(run_dir/'rejects.jsonl') if (run_dir/'rejects.jsonl').exists() else []
+    reasons = Counter(str(r.get('reason')).split(':')[0] for r in rejects)
+    found = {'student': settings.get('student'), 'teacher': teacher.get('model'), 'instruction': seed.get('instruction'),
+             'seed question': seed.get('question'), 'training pairs': count('train.jsonl'), 'test tasks, same seed prompt': count('test_same.jsonl'),
              'test tasks, different seed prompt': count('test_different.jsonl'), 'rejected': '; '.join(f'{n} x {k}' for k, n in reasons.items()),
-             'recipe': ', '.join(f'{k} {v}' for k, v in recipe.items()), 'made with': record.get('llm_distill') and f'llm_distill {record["llm_distill"]}'}
+             'recipe': ', '.join(f'{k} {v}' for k, v in recipe.items()),
+             'made with': record.get('llm_distill') and f'llm_distill {record["llm_distill"]}'}
     return {k: v for k, v in found.items() if v not in (None, '', {})}
 
-# %% ../nbs/07_results.ipynb #46ff4001
+# %% ../nbs/07_results.ipynb #e87453ed
 def _picture(data, alt):
     "A figure whose PNG bytes are part of the page"
-    return f'<figure><img alt="{escape(alt)}" src="data:image/png;base64,{base64.b64encode(data).decode()}"><figcaption>{escape(alt)}</figcaption></figure>'
+    source, alt = f'data:image/png;base64,{base64.b64encode(data).decode()}', escape(alt)
+    return f'<figure><img alt="{alt}" src="{source}"><figcaption>{alt}</figcaption></figure>'
 
 def report(
     run_dir: str | Path,    # a run's directory
@@ -410,21 +428,21 @@ def report(
 ) -> str: # a whole HTML page
     "The report: verdict, tables, figures, examples, facts; refers to nothing outside of itself."
     scores = read_scores(run_dir)
-    headline, lines = _findings(scores)
+    main, sets, (headline, lines) = _main(scores[0]), _by_set(scores), _findings(scores)
     pictures = pictures or _pictures(run_dir)
     sections = {
-        'Verdict': f'<p class="verdict">{escape(headline)}</p><p>Compared on the same items by {escape(_name(_main(scores[0])))}, the distilled student is</p><ul>'
+        'Verdict': f'<p class="verdict">{escape(headline)}</p><p>Compared on the same items by {escape(_name(main))}, the distilled student is</p><ul>'
                    + ''.join(f'<li>{escape(o)}</li>' for o in lines) + f'</ul><p>{escape(leakage_note(run_dir))}</p>',
-        'Scores': ''.join(html_table(_titles[t], *_table(v)) for t, v in _by_set(scores).items()) + f'<p>{escape(_note)}</p>' + _picture(pictures['scores'], _figures['scores'][1]),
-        'Further metrics': ''.join(html_table(f'Means, test tasks from {_sets[t]}', *_more_table(v)) for t, v in _by_set(scores).items()),
+        'Scores': ''.join(html_table(_titles[t], *_table(v)) for t, v in sets.items()) + f'<p>{escape(_note)}</p>' + _picture(pictures['scores'], _figures['scores'][1]),
+        'Further metrics': ''.join(html_table(f'Means, test tasks from {_sets[t]}', *_more_table(v)) for t, v in sets.items()),
         'Training and data': ''.join(_picture(pictures[k], _figures[k][1]) for k in pictures if k != 'scores'),
-        'Examples, from worst to best': _examples(run_dir, _main(scores[0])),
-        'Where this comes from': '<dl>' + ''.join(f'<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>' for k, v in _facts(run_dir).items()) + '</dl>'}
+        'Examples, from worst to best': _examples(run_dir, main),
+        'Where this comes from': ''.join(['<dl>', *(f'<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>' for k, v in _facts(run_dir).items()), '</dl>'])}
     body = '\n'.join(f'<section><h2>{escape(k)}</h2>\n{v}\n</section>' for k, v in sections.items())
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">'
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f'<title>Distillation report</title><style>{_style}</style></head>\n<body><main><h1>Distillation report</h1>\n{body}\n</main></body></html>\n')
 
-# %% ../nbs/07_results.ipynb #efe4b9ea
+# %% ../nbs/07_results.ipynb #15110feb
 _figures = dict(
     scores=(plot_scores, 'Scores with 95% intervals for each system and test set'),
     losses=(plot_losses, 'Training loss for each step and validation loss for each epoch'),
@@ -453,7 +471,8 @@ def _write_bytes(path, data):
 def _worst_lines(run_dir):
     "A Markdown list of the worst answers"
     said = lambda o: '; '.join(s if len(s) <= 100 else s[:99] + '…' for s in o) or 'none'
-    return '\n'.join(f"- {r['task']} ({r['score']:.2f}). Missing: {said(r['missing'])}. Superfluous: {said(r['superfluous'])}." for r in worst(run_dir))
+    return '\n'.join(f"- {r['task']} ({r['score']:.2f}). Missing: {said(r['missing'])}. Superfluous: {said(r['superfluous'])}."
+                     for r in worst(run_dir))
 
 def write_results(
     run_dir: str | Path, # a run's directory

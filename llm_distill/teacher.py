@@ -31,7 +31,7 @@ class Usage:
     @property
     def tokens(self): return self.prompt_tokens + self.completion_tokens
 
-# %% ../nbs/01_teacher.ipynb #81ecd08c
+# %% ../nbs/01_teacher.ipynb #c8c60d3e
 @dataclass(frozen=True, slots=True)
 class Reply:
     "The teacher's reply to one prompt."
@@ -41,7 +41,6 @@ class Reply:
     key: str               # hash of the request and its sample index: the row in the cache
     usage: Usage = Usage() # what this reply cost now
 
-# %% ../nbs/01_teacher.ipynb #a2d66256
 _hit = Usage(cached=1) # what every reply from the cache costs
 
 # %% ../nbs/01_teacher.ipynb #9d364312

@@ -7,13 +7,13 @@ Docs: https://llm-distill.github.io/llm_distill/cli.html.md"""
 # %% auto #0
 __all__ = ['parser', 'quickstart', 'run', 'stage', 'plan', 'cache', 'complete', 'main']
 
-# %% ../nbs/10_cli.ipynb #836caad4
+# %% ../nbs/10_cli.ipynb #7622fb29
 import argparse, errno, os, sys
 from pathlib import Path
 from .prompts import DistillError, home_dir, load_prompt, recordings
 from .teacher import Plan, Teacher, cache_clear, cache_export, cache_stats, recorded_teacher
 from .finetuning import Recipe
-from .results import markdown_table, tables
+from .results import markdown_table, tables, verdict
 from .pipeline import Run, default_model, expected, settings, stages
 
 # %% ../nbs/10_cli.ipynb #0d66d1a0
@@ -99,7 +99,7 @@ def _version():
     from importlib.metadata import version
     return version('llm_distill')
 
-# %% ../nbs/10_cli.ipynb #3cc5a2c7
+# %% ../nbs/10_cli.ipynb #7d4070e8
 def _cache(args): return args.cache or home_dir()/'teacher.sqlite'
 
 def _teacher(args, told={}):
@@ -112,8 +112,8 @@ def _teacher(args, told={}):
 def _report(run):
     "What there is to see at the end of a run"
     if not run.done('results'): return print(f'Stopped as asked. The run is in {run.path}; without --until the same command goes on.')
-    print(tables(run.path))
-    print(f'\nRun:     {run.path}\nFigures: {run.path/"figures"}\nModel:   {run.path/"student"}\n\nTry it:  llm-distill complete {run.path} "{run.seed.question}"')
+    print(tables(run.path), verdict(run.path), sep='\n\n')
+    print(f'\nRun:     {run.path}\nFigures: {run.path/"figures"}\nReport:  {run.path/"report.html"}\nModel:   {run.path/"student"}\n\nTry it:  llm-distill complete {run.path} "{run.seed.question}"')
 
 # %% ../nbs/10_cli.ipynb #0775596d
 def quickstart(args):

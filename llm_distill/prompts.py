@@ -193,10 +193,10 @@ def read_jsonl(
         rows.append(row)
     return rows
 
-# %% ../nbs/00_prompts.ipynb #ae64eebc
+# %% ../nbs/00_prompts.ipynb #20e2b710
 def home_dir() -> Path: # `$LLM_DISTILL_HOME`, or `~/.cache/llm_distill`
     "The folder for what runs share."
-    return Path(os.environ.get('LLM_DISTILL_HOME') or Path.home()/'.cache'/'llm_distill')
+    return Path(os.environ.get('LLM_DISTILL_HOME') or '~/.cache/llm_distill').expanduser()
 
 # %% ../nbs/00_prompts.ipynb #1388de05
 def installed_file(

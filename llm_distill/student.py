@@ -6,15 +6,15 @@ Docs: https://llm-distill.github.io/llm_distill/student.html.md"""
 
 # %% auto #0
 __all__ = ['students', 'packages', 'best_device', 'has_bf16', 'Student', 'tiny_tokenizer', 'tiny_student', 'quiet',
-           'chat_template', 'home_folder']
+           'chat_template', 'find_student']
 
-# %% ../nbs/04_student.ipynb #5bec909b
+# %% ../nbs/04_student.ipynb #14232621
 import contextlib, copy, os, shutil, sys, tempfile, time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from fastcore.basics import patch
-from .prompts import DistillError, installed_file, read_jsonl, recordings, student_prompt, write_text
+from .prompts import DistillError, home_dir, installed_file, read_jsonl, recordings, student_prompt, write_text
 
 # %% ../nbs/04_student.ipynb #7a65fd29
 students = dict(
@@ -277,7 +277,7 @@ def _whole_folder(path):
         shutil.rmtree(old, ignore_errors=True)
     finally: shutil.rmtree(new, ignore_errors=True)
 
-# %% ../nbs/04_student.ipynb #ff01b94e
+# %% ../nbs/04_student.ipynb #5a20b7e9
 @dataclass(frozen=True)
 class _Copy:
     "Where a model's files are"
@@ -286,15 +286,12 @@ class _Copy:
     source: str            # in words
     local: bool = True     # no network is needed
 
-def home_folder(
-    home: str | Path | None = None, # None takes $LLM_DISTILL_HOME, else ~/.cache/llm_distill
-) -> Path:
-    "Where converted models are kept."
-    return Path(home or os.environ.get('LLM_DISTILL_HOME') or Path.home()/'.cache'/'llm_distill').expanduser()
-
-# %% ../nbs/04_student.ipynb #a3cd8dc3
-def _find(name, home=None):
-    "The `_Copy` to load for a name"
+# %% ../nbs/04_student.ipynb #b11a1b9f
+def find_student(
+    name: str,                       # as for `Student.load`
+    home: str | Path | None = None,  # where joined and converted models are kept; None takes `home_dir()`
+): # the copy that would be loaded; its `source` says in words where it is
+    "Where a student's weights are, without loading them; raises `DistillError` where there are none."
     path, hub = Path(name).expanduser(), students.get(name, name)
     if found := _in_folder(path): return found
     if path.exists() or name.startswith(('.', '/', '~')):
@@ -321,7 +318,7 @@ def _joined(package, home):
     "The file that the package's `assemble` makes of the parts in other packages, made once; None where it is not installed"
     if not installed_file(package, '__init__.py'): return None
     module = import_module(package.replace('-', '_'))
-    folder = home_folder(home)/'joined'/package
+    folder = Path(home or home_dir()).expanduser()/'joined'/package
     if not folder.exists():
         try:
             with _whole_folder(folder) as f: module.assemble(f/module.MODEL_NAME)
@@ -356,11 +353,11 @@ def _on_hub(name, hub):
         raise DistillError(f'{hub!r} has no safetensors weights; choose a model that has, or convert it first')
     return _Copy(hub, None, 'the Hugging Face Hub', local=False)
 
-# %% ../nbs/04_student.ipynb #1b03b0ed
+# %% ../nbs/04_student.ipynb #a6755ffd
 def _converted(c, home):
     "The folder with the safetensors copy of a GGUF file, made if it is not there"
     gguf = Path(c.path)/c.gguf
-    folder = home_folder(home)/'converted'/f'{gguf.stem}-{gguf.stat().st_size}-{gguf.stat().st_mtime_ns}'
+    folder = Path(home or home_dir()).expanduser()/'converted'/f'{gguf.stem}-{gguf.stat().st_size}-{gguf.stat().st_mtime_ns}'
     if (folder/'config.json').exists(): return folder, f'{c.source}, converted from GGUF earlier'
     print(f'Converting {c.gguf} once; about half a minute for 100 MB', file=sys.stderr)
     start = time.time()
@@ -380,17 +377,17 @@ def _convert(path, gguf, folder):
         new.save_pretrained(f)
         AutoTokenizer.from_pretrained(path, gguf_file=gguf).save_pretrained(f)
 
-# %% ../nbs/04_student.ipynb #d73f1967
+# %% ../nbs/04_student.ipynb #ecdefbfd
 @patch(cls_method=True)
 def load(
     cls: Student,
     name: str,                       # short name, id on the Hub, folder of a model, or a .gguf file
-    home: str | Path | None = None,  # where converted models are kept; None takes $LLM_DISTILL_HOME, else ~/.cache/llm_distill
+    home: str | Path | None = None,  # where converted models are kept; None takes `home_dir()`
 ) -> Student:
     "Load a student; raises `DistillError` where there is no such model, or it is none that can be a student."
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
-    c = _find(str(name), home)
+    c = find_student(str(name), home)
     path, source = _converted(c, home) if c.gguf else (c.path, c.source)
     kw = dict(local_files_only=c.local, trust_remote_code=False)
     with quiet(), _load_errors(name):

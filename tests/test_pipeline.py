@@ -67,7 +67,7 @@ def test_pairs_say_where_they_come_from(finished):
 
 def test_scores_have_the_agreed_form(finished):
     scores = json.loads((finished.path/'scores.json').read_text())
-    assert {(r['test_set'], r['system']) for r in scores} == {(t, s) for t in ('same', 'different') for s in ('distilled', 'one_shot', 'echo', 'nearest', 'teacher')}
+    assert {(r['test_set'], r['system']) for r in scores} == {(t, s) for t in ('same', 'different') for s in ('distilled', 'one_shot', 'zero_shot', 'echo', 'nearest', 'constant', 'teacher')}
     for r in scores:
         assert r['n'] == 6
         for metric in ('similarity', 'step_f1'): assert -1 <= r[metric]['low'] <= r[metric]['mean'] <= r[metric]['high'] <= 1
@@ -169,11 +169,11 @@ def test_killed_in_every_stage_and_started_again(tiny, tmp_path):
 context = seed.render().rsplit('\nQ: ', 1)[0]
 
 
-def test_client_begins_with_the_teacher_and_ends_with_the_student(tiny, tmp_path, monkeypatch):
+def test_client_begins_with_the_teacher_and_ends_with_the_student(tiny, tmp_path):
     with Server() as server:
         client = Client('chat_gpt', tiny, base_url=server.url, home=tmp_path/'home', n=20, n_test=5, epochs=1)
         task = read_jsonl(recordings/'apartments.jsonl')[100]
-        monkeypatch.setattr(server.app, 'tasks', server.app.tasks | {seed.question: ['Find apartments, list them.<END>']})
+        server.app.tasks[seed.question] = ['Find apartments, list them.<END>']
         first = client.complete(f'Q: {seed.question}', context, openai_key='sk-secret-key', finetune=True, data_synthesis=True)
         assert first['completion'] == 'Find apartments, list them.' and first['model'] == 'gpt-5.5' and first['status'].startswith('distilling')
         assert client.wait(timeout=300) == 'ready'
@@ -197,7 +197,7 @@ def test_client_learns_from_the_questions_that_were_asked(tiny, tmp_path):
         client.complete(f'Q: {rows[0]["task"]}', context, finetune=True)
         assert client.wait(timeout=300) == 'ready'
         assert not any(r['stage'] == 'synthesis' for r in server.log)
-    assert len(read_jsonl(client.folder(seed)/'run'/'train.jsonl')) == 9
+    assert len(read_jsonl(client.folder(seed)/'run'/'train.jsonl')) == 12 - 1 - 3 # less the seed question of the last call, and the test set
 
 
 def test_client_raises(tiny, tmp_path):
@@ -215,6 +215,7 @@ def test_client_raises(tiny, tmp_path):
 def test_client_reports_a_failed_distillation(tiny, tmp_path):
     with Server() as server:
         client = Client('big', 'no/such-student', base_url=server.url, home=tmp_path, n=8, n_test=3)
-        client.complete(f'Q: {read_jsonl(recordings/"apartments.jsonl")[0]["task"]}', seed.render().rsplit('\nQ: ', 1)[0], finetune=True, data_synthesis=True)
+        server.app.tasks[seed.question] = ['Find apartments, list them.<END>']
+        client.complete(f'Q: {seed.question}', context, finetune=True, data_synthesis=True)
         with pytest.raises(DistillError, match='no/such-student'): client.wait(timeout=300)
         assert client.status().startswith('failed')

@@ -1,0 +1,130 @@
+"The command as a user meets it: exit codes, one clear line for a mistake, and no traceback."
+import json, os, signal, subprocess, sys, time
+from pathlib import Path
+
+import pytest
+
+from llm_distill.prompts import read_jsonl, recordings
+from server import Server
+
+command = str(Path(sys.executable).with_name('llm-distill'))
+prompt = str(recordings/'apartments.toml')
+
+
+def run(*args, **env):
+    return subprocess.run([command, *map(str, args)], capture_output=True, text=True, env={**os.environ, **env}, timeout=300)
+
+
+@pytest.fixture(scope='module')
+def tiny(tmp_path_factory):
+    from llm_distill.student import tiny_student
+    return str(tiny_student().save(tmp_path_factory.mktemp('students')/'tiny'))
+
+
+@pytest.mark.parametrize('args,says', [
+    ([], 'required'),
+    (['dance'], 'dance'),
+    (['run'], 'PROMPT.toml'),
+    (['run', 'nowhere.toml'], 'no seed prompt at nowhere.toml'),
+    (['run', prompt, '--n', '0'], "'0' is not a whole number of 1 or more"),
+    (['run', prompt, '--epochs', 'many'], "'many'"),
+    (['run', prompt, '--until', 'later'], 'later'),
+    (['run', prompt, '--other', 'gone.toml'], 'gone.toml'),
+    (['run', prompt], 'OPENAI_API_KEY'),
+    (['run', prompt, '--teacher', 'recorded:gone.jsonl'], 'gone.jsonl'),
+    (['run', prompt, '--base-url', 'http://127.0.0.1:9/v1', '--budget', '1'], 'price'),
+    (['label', 'nowhere'], 'nowhere is not a run directory'),
+    (['complete', 'nowhere', 'Why?'], 'nowhere is not a run directory'),
+    (['cache', 'stats', '--cache', 'gone.sqlite'], 'gone.sqlite'),
+    (['cache', 'export'], 'the file to write'),
+])
+def test_a_mistake_ends_in_one_line(args, says, tmp_path):
+    done = subprocess.run([command, *args], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert says in done.stderr and done.stderr.count('\n') == 1 and 'Traceback' not in done.stderr
+    assert not done.stdout
+    assert not [f for f in tmp_path.rglob('*') if f.is_file() and f.name not in ('run.json', '.lock')]
+
+
+def test_a_malformed_prompt_is_located(tmp_path):
+    bad = tmp_path/'bad.toml'
+    bad.write_text('instruction = "Do it."\nquestion = "What?"\nexamples = "none"\n')
+    done = run('run', bad)
+    assert done.returncode == 2 and 'bad.toml' in done.stderr and '(line 3)' in done.stderr and '[[examples]]' in done.stderr
+
+
+def test_an_unknown_student_is_named_before_anything_is_paid(tmp_path):
+    with Server() as server:
+        done = run('run', prompt, '--base-url', server.url, '--teacher', 'big', '--student', 'no/such', '--n', 5, '--n-test', 2, '--run-dir', tmp_path/'run')
+        assert done.returncode == 2 and "no/such" in done.stderr and 'Traceback' not in done.stderr
+        assert not server.log
+
+
+@pytest.mark.parametrize('name', ['', 'quickstart', 'run', 'plan', 'cache', 'complete', 'synthesize', 'label', 'finetune', 'evaluate', 'results'])
+def test_help(name):
+    done = run(*([name] if name else []), '--help')
+    assert done.returncode == 0 and 'usage: llm-distill' in done.stdout
+
+
+def test_a_wrong_key_is_one_line_without_the_key(tmp_path):
+    with Server(key='right') as server:
+        done = run('run', prompt, '--base-url', server.url, '--teacher', 'big', '--run-dir', tmp_path/'run', OPENAI_API_KEY='sk-very-secret')
+        assert done.returncode == 2 and '401' in done.stderr and 'sk-very-secret' not in done.stderr + done.stdout
+        assert len([r for r in server.log if r['outcome'] == '401']) == 1
+    assert not any(b'sk-very-secret' in f.read_bytes() for f in tmp_path.rglob('*') if f.is_file())
+
+
+def test_stages_one_by_one_then_a_question(tiny, tmp_path):
+    with Server() as server:
+        path, teacher = tmp_path/'run', ('--cache', tmp_path/'cache.sqlite')
+        first = run('run', prompt, '--base-url', server.url, '--teacher', 'big', '--student', tiny, '--n', 20, '--n-test', 4, '--epochs', 1, '--run-dir', path,
+                    '--until', 'synthesize', *teacher)
+        assert first.returncode == 0 and 'Stopped as asked' in first.stdout and not (path/'train.jsonl').exists()
+        for stage, made in (('label', 'train.jsonl'), ('finetune', 'student/config.json'), ('evaluate', 'scores.json'), ('results', 'results.md')):
+            done = run(stage, path, *(teacher if stage in ('label', 'evaluate') else ()))
+            assert done.returncode == 0, done.stderr
+            assert (path/made).exists()
+        assert 'Table 1' in done.stdout
+        asked = len(server.log)
+        assert run('evaluate', path, *teacher).returncode == 0 and len(server.log) == asked
+    answer = run('complete', path, 'Q: Which bakeries are open?')
+    assert answer.returncode == 0 and not answer.stderr
+    empty = run('complete', path, ' ')
+    assert empty.returncode == 2 and 'empty' in empty.stderr
+    (path/'train.jsonl').unlink()
+    gone = run('finetune', path)
+    assert gone.returncode == 2 and 'train.jsonl is missing' in gone.stderr
+
+
+def test_a_recording_of_a_run_replays_it(tiny, tmp_path):
+    common = ('--student', tiny, '--n', 10, '--n-test', 3, '--epochs', 1, '--until', 'label')
+    with Server() as server:
+        assert run('run', prompt, '--base-url', server.url, '--teacher', 'big', '--cache', tmp_path/'c.sqlite', '--record', tmp_path/'rec.jsonl', *common,
+                   '--run-dir', tmp_path/'live').returncode == 0
+        stats = run('cache', 'stats', '--cache', tmp_path/'c.sqlite')
+        assert stats.returncode == 0 and 'labeling' in stats.stdout and '13' in stats.stdout
+        assert run('cache', 'export', tmp_path/'out.jsonl', '--cache', tmp_path/'c.sqlite').returncode == 0
+    for name in 'rec.jsonl', 'out.jsonl':
+        again = run('run', prompt, '--teacher', f'recorded:{tmp_path/name}', *common, '--run-dir', tmp_path/name[:3])
+        assert again.returncode == 0, again.stderr
+        pairs = [[(r['task'], r['completion']) for r in read_jsonl(tmp_path/d/'train.jsonl')] for d in ('live', name[:3])]
+        assert pairs[0] == pairs[1]
+    cleared = run('cache', 'clear', '--stage', 'labeling', '--cache', tmp_path/'c.sqlite')
+    assert cleared.returncode == 0 and cleared.stdout.startswith('13 replies')
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path):
+    with Server(latency=0.2) as server:
+        args = ('run', prompt, '--base-url', server.url, '--teacher', 'big', '--n', '100', '--cache', str(tmp_path/'c.sqlite'), '--run-dir', str(tmp_path/'run'))
+        process = subprocess.Popen([command, *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        while process.poll() is None and len(server.log) < 5: time.sleep(0.01)
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'the same command goes on' in err and 'Traceback' not in err
+
+
+def test_plan_sends_nothing(tmp_path):
+    with Server() as server:
+        done = run('plan', prompt, '--base-url', server.url, '--price-in', 1, '--price-out', 4, '--n', 100)
+        assert done.returncode == 0 and '150' in done.stdout and not server.log
+        assert 'no price known' in run('plan', prompt, '--base-url', server.url, '--teacher', 'homemade').stdout

@@ -5,6 +5,7 @@
 #   make test ARGS='-k prompts -x'        options for pytest
 #   make test PYTHON=python3.12           another Python for .venv
 .POSIX:
+.NOTPARALLEL:
 .PHONY: help quickstart test docs readme clean distclean
 PYTHON = python3
 ARGS =

@@ -7,26 +7,28 @@ Docs: https://llm-distill.github.io/llm_distill/cli.html.md"""
 # %% auto #0
 __all__ = ['parser', 'quickstart', 'run', 'stage', 'plan', 'cache', 'complete', 'main']
 
-# %% ../nbs/10_cli.ipynb #7622fb29
-import argparse, errno, os, sys
+# %% ../nbs/10_cli.ipynb #5db72d4d
+import argparse, errno, os, re, shlex, sys
 from pathlib import Path
+from . import __version__
 from .prompts import DistillError, home_dir, load_prompt, recordings
 from .teacher import Plan, Teacher, cache_clear, cache_export, cache_stats, recorded_teacher
 from .finetuning import Recipe
 from .results import markdown_table, tables, verdict
 from .pipeline import Run, default_model, expected, settings, stages
 
-# %% ../nbs/10_cli.ipynb #0d66d1a0
+# %% ../nbs/10_cli.ipynb #929dadc5
 class _Parser(argparse.ArgumentParser):
     "Says what is wrong in one line"
     def error(self, message): self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
-def _at_least(low, kind=int):
-    "An argparse type: a number that is at least `low`"
+def _at_least(low, kind=int, high=2**32 - 1):
+    "An argparse type: a number from `low` to `high`"
     def number(text):
         try: value = kind(text)
         except ValueError: value = None
-        if value is None or value < low: raise argparse.ArgumentTypeError(f'{text!r} is not {"a whole number" if kind is int else "a number"} of {low} or more')
+        if value is None or not low <= value <= high:
+            raise argparse.ArgumentTypeError(f'{text!r} is not {"a whole number" if kind is int else "a number"} of {low} or more')
         return value
     return number
 
@@ -46,10 +48,10 @@ _options = {
     '--budget': dict(type=_at_least(0, float), metavar='DOLLARS', help='stop before this call has spent more; everything paid for is kept'),
     '--price-in': dict(type=_at_least(0, float), metavar='DOLLARS', help='price of a million prompt tokens, where the table has none or a wrong one'),
     '--price-out': dict(type=_at_least(0, float), metavar='DOLLARS', help='price of a million completion tokens'),
-    '--batch': dict(action='store_true', help='use the Batch API: cheaper, and up to a day of waiting; may be interrupted and called again'),
+    '--batch': dict(action='store_true', help='use the Batch API: half the price at OpenAI; each round of questions and each set of answers waits up to a day, and may be interrupted'),
     '--record': dict(metavar='FILE', help='add all replies to this file, which `--teacher recorded:FILE` replays'),
     '--run-dir': dict(metavar='DIR', help='where the run is kept (default: runs/ and the name of the prompt file)'),
-    '--until': dict(choices=[s for s in stages], metavar='STAGE', default=stages[-1], help=f'stop after this stage: {", ".join(stages)}; the same command again goes on'),
+    '--until': dict(choices=stages, metavar='STAGE', default=stages[-1], help=f'stop after this stage: {", ".join(stages)}; the same command again goes on'),
 }
 
 _teacher_options = '--teacher', '--base-url', '--concurrency', '--cache', '--rpm', '--tpm', '--budget', '--price-in', '--price-out', '--batch', '--record'
@@ -58,7 +60,7 @@ def _add(parser, *names):
     for name in names: parser.add_argument(name, **_options[name])
     return parser
 
-# %% ../nbs/10_cli.ipynb #2b378568
+# %% ../nbs/10_cli.ipynb #7a95abb6
 _asking = 'synthesize', 'label', 'evaluate' # stages that need the teacher
 
 _about = dict(synthesize='let the teacher write the tasks', label='let the teacher answer the tasks', finetune='train the student on the answers',
@@ -67,7 +69,7 @@ _about = dict(synthesize='let the teacher write the tasks', label='let the teach
 def parser() -> argparse.ArgumentParser:
     "The options of `llm-distill`."
     top = _Parser('llm-distill', description='Distil a prompt that works on a big model into a small model of your own, and measure it.')
-    top.add_argument('--version', action='version', version=f'%(prog)s {_version()}')
+    top.add_argument('--version', action='version', version=f'%(prog)s {__version__}')
     commands = top.add_subparsers(dest='command', metavar='COMMAND', required=True)
     def command(name, help, work):
         sub = commands.add_parser(name, help=help, description=help[0].upper() + help[1:] + '.')
@@ -95,27 +97,23 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument('question', help='one line, of the kind that the student was distilled for')
     return top
 
-def _version():
-    from importlib.metadata import version
-    return version('llm_distill')
-
-# %% ../nbs/10_cli.ipynb #7d4070e8
+# %% ../nbs/10_cli.ipynb #6dd25a39
 def _cache(args): return args.cache or home_dir()/'teacher.sqlite'
 
-def _teacher(args, told={}):
-    "The teacher that the options ask for; `told` is what a run remembers of the one it began with"
-    model = args.teacher or told.get('model') or default_model
+def _teacher(args, **kwargs):
+    "The teacher that the options ask for"
+    model = args.teacher or default_model
     recorded = model.split(':')[0] == 'recorded'
-    kwargs = {k: getattr(args, k) for k in ('concurrency', 'rpm', 'tpm', 'budget', 'price_in', 'price_out', 'batch', 'record')}
-    return Teacher(model, None if recorded else args.base_url or told.get('endpoint'), cache=None if recorded else _cache(args), **kwargs)
+    if recorded and args.batch: raise DistillError(f'--batch is for an endpoint that knows batches; leave it out with --teacher {model}')
+    kwargs |= {k: getattr(args, k) for k in ('concurrency', 'rpm', 'tpm', 'budget', 'price_in', 'price_out', 'batch', 'record')}
+    return Teacher(model, None if recorded else args.base_url, cache=None if recorded else _cache(args), **kwargs)
 
 def _report(run):
     "What there is to see at the end of a run"
-    if not run.done('results'): return print(f'Stopped as asked. The run is in {run.path}; without --until the same command goes on.')
     print(tables(run.path), verdict(run.path), sep='\n\n')
-    print(f'\nRun:     {run.path}\nFigures: {run.path/"figures"}\nReport:  {run.path/"report.html"}\nModel:   {run.path/"student"}\n\nTry it:  llm-distill complete {run.path} "{run.seed.question}"')
+    print(f'\nRun:     {run.path}\nFigures: {run.path/"figures"}\nReport:  {run.path/"report.html"}\nModel:   {run.path/"student"}\n\nTry it:  llm-distill complete {shlex.quote(str(run.path))} {shlex.quote(run.seed.question)}')
 
-# %% ../nbs/10_cli.ipynb #0775596d
+# %% ../nbs/10_cli.ipynb #5b48e574
 def quickstart(args):
     "The article's experiment, offline."
     seed, other = load_prompt(recordings/'apartments.toml'), load_prompt(recordings/'pull_requests.toml')
@@ -127,27 +125,44 @@ def _settings(args):
 
 def run(args):
     "All stages up to `--until`."
-    _report(Run(args.run_dir or Path('runs')/Path(args.prompt).stem, _settings(args)).go(_teacher(args), stages[:stages.index(args.until) + 1]))
+    run = Run(args.run_dir or Path('runs')/Path(args.prompt).stem, _settings(args))
+    run.record['settings']['command'] = {k: _told(getattr(args, k)) for k in _remembered}
+    run.go(_teacher(args), stages[:stages.index(args.until) + 1])
+    if args.until == stages[-1]: _report(run)
+    else: print(f'Stopped as asked. The run is in {run.path}; without --until the same command goes on.')
 
-# %% ../nbs/10_cli.ipynb #39aff35f
+# %% ../nbs/10_cli.ipynb #34fdabf6
+_remembered = 'teacher', 'base_url', 'cache' # options of `run` that its single stages go by if they are not given others
+
+def _told(value):
+    "An option as it is recorded: paths whole, no password in a URL"
+    if value is None: return None
+    if value.startswith('recorded:'): return f'recorded:{Path(value.removeprefix("recorded:")).absolute()}'
+    return re.sub('//[^/@]*@', '//', value) if '//' in value else value
+
 def stage(args):
     "One stage of a run that was begun, with the settings that it was begun with."
     run = Run(args.run_dir)
-    told = run.record['settings'].get('teacher') or {}
-    run.go(_teacher(args, told) if args.command in _asking else None, (args.command,))
+    told = run.record['settings'].get('command', {})
+    if args.command in _asking and not args.teacher: # another teacher is not asked at the old one's address
+        args.teacher, args.base_url = told.get('teacher') or run.asked.get('model'), args.base_url or told.get('base_url')
+    if args.command in _asking: args.cache = args.cache or told.get('cache')
+    run.go(_teacher(args) if args.command in _asking else None, (args.command,))
     if args.command == 'results': _report(run)
 
 def plan(args):
     "What `run` would ask for."
-    asked = expected(_settings(args), _teacher(args))
+    asked = expected(_settings(args), _teacher(args, api_key='none is needed to plan'))
     print(markdown_table(['stage', 'requests', 'prompt tokens', 'completion tokens', 'dollars', 'minutes'],
         [[k, p.requests, p.prompt_tokens, p.completion_tokens, 'no price known' if p.cost is None else f'{p.cost:.4f}', f'{p.seconds/60:.1f}']
          for k, p in [*asked.items(), ('all', sum(asked.values(), Plan()))]]))
-    print('Estimated from the lengths in the prompt. Retries and rejected questions come on top; what the cache holds is not paid again.')
+    print('Estimated from the lengths in the prompt. Retries and rejected questions come on top; what the cache holds is not paid again.'
+          + ' With --batch OpenAI takes half of it, and up to a day for each batch.'*args.batch)
 
 def cache(args):
     "Look at, clear or export the cache."
     path = _cache(args)
+    if args.out and args.action != 'export': raise DistillError(f'cache {args.action} takes no file {args.out!r}; the cache itself is given with --cache')
     if args.action == 'export':
         if not args.out: raise DistillError('cache export needs the file to write: llm-distill cache export FILE')
         return print(f'{cache_export(path, args.out)} replies written to {args.out}')
@@ -159,7 +174,7 @@ def complete(args):
     "One answer of a student."
     print(Run(args.run_dir).complete(args.question))
 
-# %% ../nbs/10_cli.ipynb #d9cb42f4
+# %% ../nbs/10_cli.ipynb #31fdfc8d
 def main(
     argv: list[str] | None = None, # arguments; those of the process if None
 ) -> int: # exit code
@@ -170,10 +185,19 @@ def main(
     except SystemExit as e: return e.code or 0
     except DistillError as e: return _fail(str(e), 2)
     except KeyboardInterrupt: return _fail('stopped. Nothing that was done is lost: the same command goes on where it stopped', 130)
+    except BrokenPipeError: return _closed()
     except OSError as e:
-        if e.errno not in (errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST): raise
-        return _fail(f'{e.filename or "a file"}: {e.strerror}; make room or choose another directory, and give the same command again', 2)
+        if e.errno not in _users_errors: raise
+        todo = 'make room, and give the same command again; it goes on where it stopped' if e.errno == errno.ENOSPC else 'choose another path'
+        return _fail(f'{e.filename or "a file"}: {e.strerror}; {todo}', 2)
     return 0
+
+_users_errors = errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST
+
+def _closed():
+    "The reader of our output has gone, as `head` does: nobody is left to tell"
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 def _fail(text, code):
     print(f'llm-distill: {text}', file=sys.stderr)

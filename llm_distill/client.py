@@ -7,8 +7,8 @@ Docs: https://llm-distill.github.io/llm_distill/client.html.md"""
 # %% auto #0
 __all__ = ['big_models', 'Client', 'distill_folder']
 
-# %% ../nbs/09_client.ipynb #fd3f01e7
-import hashlib, json, os, subprocess, sys
+# %% ../nbs/09_client.ipynb #22ebcddc
+import contextlib, hashlib, json, os, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import patch
@@ -16,12 +16,12 @@ from .prompts import DistillError, SeedPrompt, home_dir, parse_prompt, read_json
 from .synthesis import normal_form
 from .teacher import Teacher
 from .finetuning import Recipe
-from .pipeline import Run, default_model, distill, _prompt
+from .pipeline import Run, default_model, distill
 
 # %% ../nbs/09_client.ipynb #135e18f5
 big_models = dict(chat_gpt=default_model, gpt=default_model, gpt4=default_model)
 
-# %% ../nbs/09_client.ipynb #231dc516
+# %% ../nbs/09_client.ipynb #0ad5b332
 class Client:
     "Answers from a teacher at first, and from a student of one's own as soon as there is one."
     def __init__(self,
@@ -35,7 +35,7 @@ class Client:
     ):
         self.big_model, self.small_model, self.base_url = big_models.get(big_model, big_model), small_model, base_url
         self.home, self.n, self.n_test, self.epochs = Path(home or home_dir()/'students'), n, n_test, epochs
-        self._folder, self._process, self._runs = None, {}, {}
+        self._folder, self._process, self._runs = None, None, {}
     def __repr__(self): return f'Client({self.big_model!r} -> {self.small_model!r}, students in {self.home})'
 
 # %% ../nbs/09_client.ipynb #363fb76c
@@ -47,7 +47,7 @@ def folder(self: Client,
     key = json.dumps([seed.instruction, [asdict(e) for e in seed.examples], seed.end, self.big_model, self.small_model])
     return self.home/hashlib.sha256(key.encode()).hexdigest()[:16]
 
-# %% ../nbs/09_client.ipynb #916da9b5
+# %% ../nbs/09_client.ipynb #c7b1a916
 def distill_folder(
     folder: str | Path, # with a `job.json`
 ):
@@ -56,69 +56,86 @@ def distill_folder(
     job = json.loads((folder/'job.json').read_text(encoding='utf-8'))
     (folder/'error.txt').unlink(missing_ok=True)
     try:
-        teacher = Teacher(job['big_model'], base_url=job['base_url'], cache=folder/'teacher.sqlite', progress=False)
-        distill(_prompt(job['seed']), teacher=teacher, run_dir=folder/'run', student=job['small_model'], n=job['n'], n_test=job['n_test'],
+        teacher = Teacher(job['big_model'], cache=folder/'teacher.sqlite', progress=False)
+        distill(SeedPrompt.from_dict(job['seed']), teacher=teacher, run_dir=folder/'run', student=job['small_model'], n=job['n'], n_test=job['n_test'],
                 recipe=Recipe(epochs=job['epochs']), tasks=job['tasks'], ask_for_tasks=job['ask_for_tasks'])
     except BaseException as e:
         write_text(folder/'error.txt', str(e) if isinstance(e, DistillError) else f'{type(e).__name__}: {e}')
         raise
 
-# %% ../nbs/09_client.ipynb #c569ee7c
+# %% ../nbs/09_client.ipynb #684bd67a
+@contextlib.contextmanager
+def _locked(folder):
+    "The lock of a folder's job as an open file; None if another process has it"
+    import fcntl
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder/'job.lock', 'a') as f:
+        for wait in (0.05,)*10 + (None,): # who only looks has it for an instant
+            try: fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if wait is None: yield None; return
+                time.sleep(wait)
+            else: yield f; return
+
+# %% ../nbs/09_client.ipynb #566c3d0a
 @patch
 def _start(self: Client, folder, seed, tasks, ask_for_tasks, openai_key):
     "Start the background process of a folder, unless it runs"
-    if (p := self._process.get(folder)) and p.poll() is None: return
     n = self.n if ask_for_tasks else len(tasks) - self.n_test
     if n < 1: raise DistillError(f'there are {len(tasks)} questions so far, too few to train on beside {self.n_test} test tasks; '
                                  'call with data_synthesis=True, or ask more before')
-    write_json(folder/'job.json', dict(seed=asdict(seed), big_model=self.big_model, small_model=self.small_model, base_url=self.base_url,
-        n=n, n_test=self.n_test, epochs=self.epochs, tasks=tasks if not ask_for_tasks else [], ask_for_tasks=ask_for_tasks))
-    env = {**os.environ, **({'OPENAI_API_KEY': openai_key} if openai_key else {})}
-    with open(folder/'log.txt', 'ab') as log:
-        self._process[folder] = subprocess.Popen([sys.executable, '-c', 'import sys; from llm_distill.client import distill_folder; distill_folder(sys.argv[1])',
-            str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=env, start_new_session=True)
+    with _locked(folder) as lock:
+        if not lock: return
+        begun = json.loads((folder/'job.json').read_text(encoding='utf-8'))['seed'] if (folder/'job.json').exists() else asdict(seed)
+        write_json(folder/'job.json', dict(seed=begun, big_model=self.big_model, small_model=self.small_model, n=n, n_test=self.n_test,
+                                           epochs=self.epochs, tasks=[] if ask_for_tasks else tasks, ask_for_tasks=ask_for_tasks))
+        given = dict(OPENAI_API_KEY=openai_key, OPENAI_BASE_URL=self.base_url)
+        code = 'import sys; from llm_distill.client import distill_folder; distill_folder(sys.argv[1])'
+        with open(folder/'log.txt', 'ab') as log:
+            self._process = subprocess.Popen([sys.executable, '-c', code, str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                env={**os.environ, **{k: v for k, v in given.items() if v}}, start_new_session=True, pass_fds=[lock.fileno()])
 
-# %% ../nbs/09_client.ipynb #3492e792
-def _busy(folder):
-    "Whether a process holds the folder's run"
-    from filelock import FileLock, Timeout
-    if not (folder/'run').is_dir(): return False
-    lock = FileLock(folder/'run'/'.lock')
-    try: lock.acquire(timeout=0)
-    except Timeout: return True
-    lock.release()
-    return False
+# %% ../nbs/09_client.ipynb #59cdb2ef
+@patch
+def _folder_of(self: Client, context, stoptoken):
+    "The folder that a context means; the last one asked for if it is None"
+    return self.folder(parse_prompt(context, '-', _end(stoptoken))) if context else self._folder
+
+def _end(stoptoken):
+    "The end marker that `stoptoken` means"
+    return (stoptoken if isinstance(stoptoken, str) else next(iter(stoptoken or []), None)) or '<END>'
 
 @patch
 def status(self: Client,
     context: str | None = None, # whose student is meant, as in `complete`; the last one asked for if None
+    stoptoken: str | list[str] | None = None, # as in `complete`
 ) -> str:
     "`none`, `distilling: STAGE`, `ready` or `failed: REASON`."
-    folder = self.folder(parse_prompt(context, '-')) if context else self._folder
+    folder = self._folder_of(context, stoptoken)
     if not folder or not folder.exists(): return 'none'
     run = Run(folder/'run') if (folder/'run'/'run.json').exists() else None
     if run and run.done('results'): return 'ready'
-    started = (p := self._process.get(folder)) and p.poll() is None
-    if started or _busy(folder): return 'distilling: ' + (next((s for s in reversed(list(run.record['stages']))), 'synthesize') if run else 'synthesize')
+    with _locked(folder) as lock:
+        if not lock: return 'distilling: ' + next((k for k, v in run.record['stages'].items() if 'inputs' not in v) if run else iter(()), 'synthesize')
     if (folder/'error.txt').exists(): return f'failed: {(folder/"error.txt").read_text(encoding="utf-8")}'
     return 'failed: it was stopped; call again with finetune=True, and it goes on' if (folder/'job.json').exists() else 'none'
 
-# %% ../nbs/09_client.ipynb #553af9d1
+# %% ../nbs/09_client.ipynb #791005a2
 @patch
 def wait(self: Client,
     context: str | None = None,   # whose student is meant; the last one asked for if None
     timeout: float | None = None, # seconds; without end if None
+    stoptoken: str | list[str] | None = None, # as in `complete`
 ) -> str: # the status after it
     "Wait for the background to finish; raises `DistillError` where it failed or the time is up."
-    import time
     start = time.monotonic()
-    while (status := self.status(context)).startswith('distilling'):
+    while (status := self.status(context, stoptoken)).startswith('distilling'):
         if timeout is not None and time.monotonic() - start > timeout: raise DistillError(f'still {status} after {timeout} s')
-        time.sleep(0.2)
+        time.sleep(0.5)
     if status.startswith('failed'): raise DistillError(f'the distillation {status}')
     return status
 
-# %% ../nbs/09_client.ipynb #7f9044ac
+# %% ../nbs/09_client.ipynb #b90c4306
 @patch
 def complete(self: Client,
     prompt: str,                         # the question: `Q: …`
@@ -130,8 +147,7 @@ def complete(self: Client,
     stoptoken: str | list[str] | None = None, # the end marker of the examples; `<END>` if None
 ) -> dict: # `completion`, `model` (who answered) and `status` (of the student)
     "Answer a question, by the student if there is one, else by the teacher; raises `DistillError` on failure."
-    end = stoptoken[0] if isinstance(stoptoken, (list, tuple)) and stoptoken else stoptoken or '<END>'
-    seed = parse_prompt(context, prompt, end)
+    seed = parse_prompt(context, prompt, _end(stoptoken))
     folder = self._folder = self.folder(seed)
     if self.status() == 'ready': return dict(completion=self._small(folder, seed.question, temperature), model=self.small_model, status='ready')
     completion = self._big(folder, seed, openai_key, temperature)

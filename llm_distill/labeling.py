@@ -11,7 +11,7 @@ __all__ = ['row_types', 'flaw', 'label', 'to_dataset']
 from .prompts import SeedPrompt
 from .synthesis import normal_form
 
-# %% ../nbs/03_labeling.ipynb #b7acfbbb
+# %% ../nbs/03_labeling.ipynb #1bf17e1d
 def flaw(
     seed: SeedPrompt, # the prompt that was rendered
     task: str,        # the question that was asked
@@ -21,7 +21,7 @@ def flaw(
     if reply.kind != 'ok': return f'{reply.kind} reply: {reply.reason}'
     answer = seed.parse(reply.text)
     if not answer: return 'empty answer'
-    if '\n' in answer: return 'more than one line before the end marker'
+    if len(answer.splitlines()) > 1: return 'more than one line before the end marker'
     if normal_form(answer) == normal_form(task): return 'repeats the question'
 
 # %% ../nbs/03_labeling.ipynb #ba3366d9

@@ -42,6 +42,15 @@ class SeedPrompt:
     question: str                 # the question whose kind the data set will consist of
     end: str = '<END>'            # the teacher's stop marker; never reaches the student
 
+# %% ../nbs/00_prompts.ipynb #8f4c3623
+@patch(cls_method=True)
+def from_dict(
+    cls: SeedPrompt,
+    d: dict, # as `dataclasses.asdict` makes it
+) -> SeedPrompt:
+    "A seed prompt from plain values."
+    return cls(d['instruction'], tuple(Example(**e) for e in d['examples']), d['question'], d['end'])
+
 # %% ../nbs/00_prompts.ipynb #1a08ec4e
 @patch
 def render(
@@ -78,27 +87,28 @@ def steps(
     "The steps of a comma-separated answer."
     return [s for o in _step_end.split(answer) if (s := o.strip().rstrip('.').strip())]
 
-# %% ../nbs/00_prompts.ipynb #e4f41cc8
+# %% ../nbs/00_prompts.ipynb #d6dd983b
 _kinds = dict(instruction=str, question=str, end=str, examples=list)
 
-def _at(text, key):
-    "` (line N)` where `key` is set in `text`, or nothing"
-    found = re.search(rf'^\s*(\[\[\s*)?{re.escape(key)}\b', text, re.M)
-    return f' (line {text.count(chr(10), 0, found.start(found.lastindex or 0)) + 1})' if found else ''
+def _at(text, key, example=0):
+    "` (line N)` where `key` is set in `text`, behind the head of the given example, or nothing"
+    heads = [m.start() for m in re.finditer(r'^\s*\[\[\s*examples', text, re.M)]
+    found = re.compile(rf'^[ \t]*(?:\[\[?\s*)?{re.escape(key)}\b', re.M).search(text, heads[example - 1] if 0 < example <= len(heads) else 0)
+    return f' (line {text.count(chr(10), 0, found.start()) + 1})' if found else ''
 
-def _text(value, key, text, name):
-    "`value` if it is a non-empty one-line string"
+def _text(value, key, text, name, example=0):
+    "`value` stripped if it is a string with something in it"
     if not isinstance(value, str) or not value.strip():
-        raise PromptError(f'{name}: `{key}`{_at(text, key)} is {value!r}; expected a text in quotes that is not empty')
-    return value
+        raise PromptError(f'{name}: `{key}`{_at(text, key, example)} is {value!r}; expected a text in quotes that is not empty')
+    return value.strip()
 
-def _one_line(value, key, text, name):
+def _one_line(value, key, text, name, example=0):
     "`value` stripped; a line break inside would end the question or the answer"
-    value = _text(value, key, text, name).strip()
-    if '\n' in value: raise PromptError(f'{name}: `{key}`{_at(text, key)} has a line break in {value[:60]!r}; expected one line')
+    value = _text(value, key, text, name, example)
+    if len(value.splitlines()) > 1: raise PromptError(f'{name}: `{key}`{_at(text, key, example)} has a line break in {value[:60]!r}; expected one line')
     return value
 
-# %% ../nbs/00_prompts.ipynb #1001e3b5
+# %% ../nbs/00_prompts.ipynb #795d571b
 def parse_toml(
     text: str,                  # the TOML document
     name: str = 'seed prompt',  # what error messages call it, usually the file's path
@@ -113,14 +123,14 @@ def parse_toml(
     shots = d.get('examples', [])
     if not isinstance(shots, list) or not all(isinstance(o, dict) for o in shots):
         raise PromptError(f'{name}: `examples`{_at(text, "examples")} is {shots!r}; expected `[[examples]]` tables')
-    return SeedPrompt(_text(d['instruction'], 'instruction', text, name).strip(), tuple(_example(o, i, text, name) for i, o in enumerate(shots, 1)),
+    return SeedPrompt(_text(d['instruction'], 'instruction', text, name), tuple(_example(o, i, text, name) for i, o in enumerate(shots, 1)),
                       _one_line(d['question'], 'question', text, name), _one_line(d.get('end', '<END>'), 'end', text, name))
 
 def _example(o, i, text, name):
     "The `i`-th `[[examples]]` table as an `Example`"
     if set(o) != {'question', 'answer'}:
-        raise PromptError(f'{name}: example {i}{_at(text, "examples")} has the keys {sorted(o)}; expected `question` and `answer`')
-    return Example(*(_one_line(o[k], k, text, f'{name}: example {i}') for k in ('question', 'answer')))
+        raise PromptError(f'{name}: example {i}{_at(text, "examples", i)} has the keys {sorted(o)}; expected `question` and `answer`')
+    return Example(*(_one_line(o[k], k, text, f'{name}: example {i}', i) for k in ('question', 'answer')))
 
 # %% ../nbs/00_prompts.ipynb #81c5db21
 def load_prompt(
@@ -154,7 +164,7 @@ def parse_prompt(
     flat = [' '.join(o.split()) for o in (asked, *(p for t in turns if t[1] for p in t))]
     return SeedPrompt(instruction, tuple(Example(*p) for p in zip(flat[1::2], flat[2::2])), flat[0], end)
 
-# %% ../nbs/00_prompts.ipynb #ad2265f2
+# %% ../nbs/00_prompts.ipynb #217bc157
 def write_text(
     path: str | Path, # where the file shall be; its folder is made
     text: str,        # the whole content
@@ -164,7 +174,7 @@ def write_text(
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
-        with beside.open('w', encoding='utf-8') as f:
+        with beside.open('w', encoding='utf-8', errors='replace') as f: # half a surrogate pair, which some endpoint may send, is no text
             f.write(text)
             f.flush()
             os.fsync(f.fileno())
@@ -179,13 +189,13 @@ def write_jsonl(path: str | Path, rows) -> Path:
     "Write an iterable of dicts, one JSON object a line, whole or not at all."
     return write_text(path, ''.join(json.dumps(o, ensure_ascii=False) + '\n' for o in rows))
 
-# %% ../nbs/00_prompts.ipynb #38dc3b3b
+# %% ../nbs/00_prompts.ipynb #37531c02
 def read_jsonl(
     path: str | Path, # a file with one JSON object a line
 ) -> list[dict]:
     "Read JSON lines; raises `DistillError` with file and line where one is not an object."
     rows = []
-    for i, line in enumerate(Path(path).read_text(encoding='utf-8').splitlines(), 1):
+    for i, line in enumerate(Path(path).read_text(encoding='utf-8').split('\n'), 1):
         if not line.strip(): continue
         try: row = json.loads(line)
         except ValueError: row = None

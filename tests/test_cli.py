@@ -15,12 +15,6 @@ def run(*args, **env):
     return subprocess.run([command, *map(str, args)], capture_output=True, text=True, env={**os.environ, **env}, timeout=300)
 
 
-@pytest.fixture(scope='module')
-def tiny(tmp_path_factory):
-    from llm_distill.student import tiny_student
-    return str(tiny_student().save(tmp_path_factory.mktemp('students')/'tiny'))
-
-
 @pytest.mark.parametrize('args,says', [
     ([], 'required'),
     (['dance'], 'dance'),
@@ -37,6 +31,9 @@ def tiny(tmp_path_factory):
     (['complete', 'nowhere', 'Why?'], 'nowhere is not a run directory'),
     (['cache', 'stats', '--cache', 'gone.sqlite'], 'gone.sqlite'),
     (['cache', 'export'], 'the file to write'),
+    (['cache', 'stats', 'x'], "takes no file 'x'"),
+    (['run', prompt, '--teacher', 'recorded', '--batch'], '--batch is for an endpoint'),
+    (['run', prompt, '--seed', '4294967296'], '4294967296'),
 ])
 def test_a_mistake_ends_in_one_line(args, says, tmp_path):
     done = subprocess.run([command, *args], capture_output=True, text=True, cwd=tmp_path)
@@ -120,11 +117,43 @@ def test_ctrl_c_says_how_to_go_on(tmp_path):
         while process.poll() is None and len(server.log) < 5: time.sleep(0.01)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and 'the same command goes on' in err and 'Traceback' not in err
+        assert process.returncode == 130 and 'the same command goes on' in err and 'Traceback' not in err
+        kept = {r['prompt'] for r in server.log if 'answered' in r}
+        assert kept and run(*args, '--until', 'label').returncode == 0
+        assert not [p for p in kept if sum(r['prompt'] == p for r in server.log) > 1]
 
 
 def test_plan_sends_nothing(tmp_path):
     with Server() as server:
         done = run('plan', prompt, '--base-url', server.url, '--price-in', 1, '--price-out', 4, '--n', 100)
-        assert done.returncode == 0 and '150' in done.stdout and not server.log
+        assert done.returncode == 0 and not server.log
+        assert [line.split('|')[2].strip() for line in done.stdout.splitlines() if line.startswith('| labeling')] == ['150']
         assert 'no price known' in run('plan', prompt, '--base-url', server.url, '--teacher', 'homemade').stdout
+
+
+def test_a_budget_stops_the_run_and_more_money_goes_on(tiny, tmp_path):
+    with Server() as server:
+        args = ('run', prompt, '--base-url', server.url, '--teacher', 'big', '--student', tiny, '--n', 20, '--n-test', 4, '--price-in', 1000, '--price-out', 1000,
+                '--concurrency', 2, '--cache', tmp_path/'c.sqlite', '--run-dir', tmp_path/'run', '--until', 'label')
+        poor = run(*args, '--budget', 2)
+        assert poor.returncode == 2 and 'budget' in poor.stderr and poor.stderr.count('Traceback') == 0
+        paid = {r['prompt'] for r in server.log if 'answered' in r}
+        assert 0 < json.loads((tmp_path/'run'/'run.json').read_text())['usage']['synthesis']['cost'] <= 2
+        assert run(*args, '--budget', 200).returncode == 0
+        assert paid and not [p for p in paid if sum(r['prompt'] == p for r in server.log) > 1]
+
+
+def test_a_closed_pipe_is_no_error(tmp_path):
+    done = subprocess.run(f'{command} run --help | head -n 1; exit ${{PIPESTATUS[0]}}', shell=True, executable='/bin/bash', capture_output=True, text=True)
+    assert done.returncode in (0, 141) and done.stderr == ''
+
+
+def test_single_stages_remember_the_recording(tiny, tmp_path):
+    mine = tmp_path/'mine.jsonl'
+    rows = read_jsonl(recordings/'apartments.jsonl')[:40]
+    mine.write_text(''.join(json.dumps(dict(task=r['task'], completions=['Mine, all mine.<END>'])) + '\n' for r in rows))
+    (tmp_path/'mine.toml').write_text(Path(prompt).read_text())
+    path = tmp_path/'run'
+    assert run('run', prompt, '--teacher', f'recorded:{mine}', '--student', tiny, '--n', 20, '--n-test', 4, '--run-dir', path, '--until', 'synthesize').returncode == 0
+    assert run('label', path).returncode == 0
+    assert {r['completion'] for r in read_jsonl(path/'train.jsonl')} == {'Mine, all mine.'}

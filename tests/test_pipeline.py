@@ -1,5 +1,5 @@
 "The whole chain on a tiny student: its files, what is skipped, what a kill leaves behind, and the article's client."
-import json, os, signal, subprocess, sys, time
+import json, os, shutil, signal, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
 
@@ -16,13 +16,6 @@ from server import Server
 seed, other = load_prompt(recordings/'apartments.toml'), load_prompt(recordings/'pull_requests.toml')
 sizes = dict(n=30, n_test=6)
 recipe = Recipe(epochs=2, lr=1e-3)
-
-
-@pytest.fixture(scope='session')
-def tiny(tmp_path_factory):
-    "A student with random weights in a local directory"
-    from llm_distill.student import tiny_student
-    return str(tiny_student().save(tmp_path_factory.mktemp('students')/'tiny'))
 
 
 @pytest.fixture(scope='session')
@@ -89,7 +82,6 @@ def test_second_call_does_nothing(finished, tiny):
 
 
 def test_an_edited_file_redoes_what_follows(finished, tiny, tmp_path, capsys):
-    import shutil
     path = shutil.copytree(finished.path, tmp_path/'copy')
     write_jsonl(path/'test_same.jsonl', read_jsonl(path/'test_same.jsonl')[:5])
     run = Run(path).go(recorded_teacher(progress=False), stages)
@@ -99,9 +91,9 @@ def test_an_edited_file_redoes_what_follows(finished, tiny, tmp_path, capsys):
 
 
 def test_until_stops_and_the_next_call_goes_on(finished, tiny, tmp_path):
-    run = distill(seed, other, recorded_teacher(progress=False), tmp_path/'run', until='label', student=tiny, recipe=recipe, **sizes)
+    run = distill(seed, other, recorded_teacher(progress=False), tmp_path/'my first run', until='label', student=tiny, recipe=recipe, **sizes)
     assert [s for s in stages if run.done(s)] == ['synthesize', 'label'] and not (run.path/'student').exists()
-    again = distill(seed, other, recorded_teacher(progress=False), tmp_path/'run', student=tiny, recipe=recipe, **sizes)
+    again = distill(seed, other, recorded_teacher(progress=False), tmp_path/'my first run', student=tiny, recipe=recipe, **sizes)
     assert content(again.path) == content(finished.path)
 
 
@@ -123,6 +115,58 @@ def test_two_processes_do_not_share_a_run(finished):
     from filelock import FileLock
     with FileLock(finished.path/'.lock'):
         with pytest.raises(DistillError, match='another process'): Run(finished.path).go(None, ('results',))
+
+
+def test_changed_settings_a_kill_and_back_again(finished, tiny, tmp_path, monkeypatch):
+    path = shutil.copytree(finished.path, tmp_path/'run')
+    def go(recipe): return distill(seed, other, recorded_teacher(progress=False), path, student=tiny, recipe=recipe, quiet=True, **sizes)
+    written = Run._predict
+    def killed(self, system):
+        written(self, system)
+        if system == 'distilled': raise KeyboardInterrupt
+    monkeypatch.setattr(Run, '_predict', killed)
+    with pytest.raises(KeyboardInterrupt): go(Recipe(epochs=1, lr=1e-2))
+    monkeypatch.undo()
+    assert (path/'predictions'/'distilled_same.jsonl').read_bytes() != (finished.path/'predictions'/'distilled_same.jsonl').read_bytes()
+    assert content(go(recipe).path) == content(finished.path)
+
+
+def test_dropping_the_other_prompt_drops_its_results(finished, tiny, tmp_path):
+    path = shutil.copytree(finished.path, tmp_path/'run')
+    distill(seed, None, recorded_teacher(progress=False), path, student=tiny, recipe=recipe, quiet=True, **sizes)
+    assert {r['test_set'] for r in json.loads((path/'scores.json').read_text())} == {'same'}
+    assert not list(path.rglob('*different*')) and 'Table 2' not in (path/'results.md').read_text()
+
+
+def test_another_prompt_does_not_overwrite_a_run(finished):
+    with pytest.raises(DistillError, match='holds a run of another prompt'): distill(other, None, recorded_teacher(), finished.path)
+
+
+def test_prompts_that_got_no_reply_are_asked_again(tiny, tmp_path):
+    from dataclasses import replace
+    teacher, refused = recorded_teacher(progress=False), []
+    asked = teacher.ask
+    def ask(prompts, stage, **kwargs):
+        replies = asked(prompts, stage=stage, **kwargs)
+        if stage != 'labeling' or refused: return replies
+        refused.append(prompts[3])
+        return [*replies[:3], replace(replies[3], text=None, kind='failed', reason='timed out'), *replies[4:]]
+    teacher.ask = ask
+    def go(): return distill(seed, None, teacher, tmp_path/'run', until='label', student=tiny, n=20, n_test=4)
+    run = go()
+    assert len(read_jsonl(run.path/'train.jsonl')) == 19 and not run.done('label')
+    assert [r['reason'] for r in read_jsonl(run.path/'rejects.jsonl') if r['stage'] == 'labeling'] == ['failed reply: timed out']
+    run = go()
+    assert len(read_jsonl(run.path/'train.jsonl')) == 20 and run.done('label')
+    assert not [r for r in read_jsonl(run.path/'rejects.jsonl') if r['stage'] == 'labeling']
+
+
+def test_usage_counts_each_request_once(tiny, tmp_path):
+    teacher = recorded_teacher(progress=False)
+    for until in 'synthesize', 'label', 'label':
+        run = distill(seed, None, teacher, tmp_path/'run', until=until, student=tiny, n=20, n_test=4)
+    usage = json.loads((run.path/'run.json').read_text())['usage']
+    assert usage['labeling']['requests'] == 24 and usage['synthesis']['requests'] == teacher.usage['synthesis'].requests
 
 
 # Killed in each stage
@@ -154,10 +198,10 @@ def test_killed_in_every_stage_and_started_again(tiny, tmp_path):
         done = subprocess.run(command(path, tiny, server, tmp_path), capture_output=True, text=True)
         assert done.returncode == 0, done.stderr + (tmp_path/'log').read_text()
         assert 'Table 1' in done.stdout and 'Table 2' in done.stdout
-        assert killed['synthesize'] and killed['label'] and killed['finetune'], killed
+        assert all(killed[k] for k in ('synthesize', 'label', 'finetune', 'evaluate')), killed
         # a request whose reply had left the server is not made again, except for the few that were on their way when the process died
         times = Counter((r['prompt'], r['stage'], r['sample']) for r in server.log if 'answered' in r)
-        assert sum(n - 1 for n in times.values()) <= 4*len(killed)
+        assert sum(n - 1 for n in times.values()) <= 2*4 # two of the kills hit a stage that asks, with four requests in flight
         before = len(server.log)
         subprocess.run(command(reference, tiny, server, tmp_path), check=True, capture_output=True)
         assert len(server.log) == before # all in the cache
@@ -203,7 +247,7 @@ def test_client_learns_from_the_questions_that_were_asked(tiny, tmp_path):
 def test_client_raises(tiny, tmp_path):
     with Server(key='right') as server:
         client = Client('big', tiny, base_url=server.url, home=tmp_path)
-        with pytest.raises(DistillError) as e: client.complete('Q: Why?', context, openai_key='sk-wrong-key')
+        with pytest.raises(DistillError, match='401') as e: client.complete('Q: Why?', context, openai_key='sk-wrong-key')
         assert 'sk-wrong-key' not in str(e.value)
     with Server() as server:
         client = Client('big', tiny, base_url=server.url, home=tmp_path/'2')
@@ -219,3 +263,28 @@ def test_client_reports_a_failed_distillation(tiny, tmp_path):
         client.complete(f'Q: {seed.question}', context, finetune=True, data_synthesis=True)
         with pytest.raises(DistillError, match='no/such-student'): client.wait(timeout=300)
         assert client.status().startswith('failed')
+
+
+def test_client_goes_on_with_a_job_that_was_killed(tiny, tmp_path):
+    with Server(latency=0.1) as server:
+        server.app.tasks[seed.question] = server.app.tasks['Any others?'] = ['Find apartments, list them.<END>']
+        client = Client('big', tiny, base_url=server.url, home=tmp_path, n=60, n_test=6, epochs=1)
+        client.complete(f'Q: {seed.question}', context, finetune=True, data_synthesis=True)
+        twin = Client('big', tiny, base_url=server.url, home=tmp_path, n=60, n_test=6, epochs=1)
+        assert twin.complete('Q: Any others?', context, finetune=True, data_synthesis=True)['status'].startswith('distilling')
+        assert twin._process is None # there is one job, not two
+        while not sum(r['stage'] == 'labeling' for r in list(server.log)) > 10: time.sleep(0.01)
+        os.kill(client._process.pid, signal.SIGKILL)
+        client._process.wait()
+        assert twin.status(context) == client.status() == 'failed: it was stopped; call again with finetune=True, and it goes on'
+        assert twin.complete('Q: Any others?', context, finetune=True, data_synthesis=True)['status'].startswith('distilling')
+        assert twin.wait(timeout=300) == 'ready'
+        times = Counter((r['prompt'], r['stage']) for r in server.log if 'answered' in r)
+        assert sum(n - 1 for n in times.values()) <= 32 # what was in flight
+        assert not any(n > 1 for (_, stage), n in times.items() if stage == 'synthesis')
+
+
+def test_client_tells_end_markers_apart(tmp_path):
+    client = Client('big', 'no-student', base_url='http://127.0.0.1:9', home=tmp_path)
+    folder = client._folder_of(context.replace('<END>', '##'), '##')
+    assert folder == client._folder_of(context.replace('<END>', '##'), ['##']) != client._folder_of(context, None)

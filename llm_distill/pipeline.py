@@ -62,7 +62,7 @@ def _take(self: Run, settings):
         raise DistillError(f'{self.path} holds a run of another prompt ({theirs["question"][:60]!r}); give another run directory, or remove this one')
     self.record['settings'] = settings
 
-# %% ../nbs/08_pipeline.ipynb #b34f6ac2
+# %% ../nbs/08_pipeline.ipynb #f2bca748
 def settings(
     seed: SeedPrompt,                # the prompt to distil
     other: SeedPrompt | None = None, # a different prompt, for the second test set
@@ -81,11 +81,17 @@ def settings(
         recipe=asdict(recipe or Recipe()), tasks=list(tasks), ask_for_tasks=ask_for_tasks, rng_seed=rng_seed)))
 
 @patch(as_prop=True)
-def seed(self: Run) -> SeedPrompt: return SeedPrompt.from_dict(self.record['settings']['seed'])
+def seed(self: Run) -> SeedPrompt:
+    "The prompt that is distilled."
+    return SeedPrompt.from_dict(self.record['settings']['seed'])
 @patch(as_prop=True)
-def other(self: Run) -> SeedPrompt | None: return (d := self.record['settings']['other']) and SeedPrompt.from_dict(d)
+def other(self: Run) -> SeedPrompt | None:
+    "The prompt of the second test set."
+    return (d := self.record['settings']['other']) and SeedPrompt.from_dict(d)
 @patch(as_prop=True)
-def asked(self: Run) -> dict: return {k: v for k, v in self.record['settings'].get('teacher', {}).items() if k in ('model', 'endpoint')}
+def asked(self: Run) -> dict:
+    "Model and endpoint of the teacher."
+    return {k: v for k, v in self.record['settings'].get('teacher', {}).items() if k in ('model', 'endpoint')}
 @patch(as_prop=True)
 def prompts(self: Run) -> dict[str, SeedPrompt]:
     "The seed prompt of each test set that the run has."

@@ -8,8 +8,8 @@ Docs: https://llm-distill.github.io/llm_distill/student.html.md"""
 __all__ = ['students', 'packages', 'best_device', 'has_bf16', 'Student', 'tiny_tokenizer', 'tiny_student', 'quiet',
            'chat_template', 'find_student']
 
-# %% ../nbs/04_student.ipynb #14232621
-import contextlib, copy, os, shutil, sys, tempfile, time
+# %% ../nbs/04_student.ipynb #3a2900bc
+import contextlib, copy, io, os, shutil, sys, tempfile, time
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -353,7 +353,7 @@ def _on_hub(name, hub):
         raise DistillError(f'{hub!r} has no safetensors weights; choose a model that has, or convert it first')
     return _Copy(hub, None, 'the Hugging Face Hub', local=False)
 
-# %% ../nbs/04_student.ipynb #a6755ffd
+# %% ../nbs/04_student.ipynb #e51ec68e
 def _converted(c, home):
     "The folder with the safetensors copy of a GGUF file, made if it is not there"
     gguf = Path(c.path)/c.gguf
@@ -361,7 +361,7 @@ def _converted(c, home):
     if (folder/'config.json').exists(): return folder, f'{c.source}, converted from GGUF earlier'
     print(f'Converting {c.gguf} once; about half a minute for 100 MB', file=sys.stderr)
     start = time.time()
-    with quiet(): _convert(c.path, c.gguf, folder)
+    with quiet(), contextlib.redirect_stderr(io.StringIO()): _convert(c.path, c.gguf, folder) # its bar cannot be told to be quiet
     return folder, f'{c.source}, converted from GGUF in {time.time() - start:.0f} s'
 
 def _convert(path, gguf, folder):

@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/pipeline.html.md"""
 # %% auto #0
 __all__ = ['default_model', 'stages', 'scored', 'Run', 'settings', 'Partial', 'distill', 'expected']
 
-# %% ../nbs/08_pipeline.ipynb #0daa5774
+# %% ../nbs/08_pipeline.ipynb #2213bd2b
 import hashlib, json, shutil, sys, time
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.basics import in_notebook, patch
 from . import __version__
 from .prompts import DistillError, SeedPrompt, home_dir, read_jsonl, write_json, write_jsonl, write_text
-from .teacher import Plan, Teacher, Usage, estimate_tokens, plan, recorded_teacher
+from .teacher import Plan, Teacher, Usage, estimate_plan, estimate_tokens, recorded_teacher
 from .synthesis import synthesis_prompt, synthesize_splits
 from .labeling import label, to_dataset
 from .student import Student, find_student
@@ -361,7 +361,7 @@ def distill(
     run = Run(run_dir, settings(seed, other, **kwargs), quiet)
     return run.go(teacher or Teacher(default_model, cache=home_dir()/'teacher.sqlite'), stages[:stages.index(until) + 1])
 
-# %% ../nbs/08_pipeline.ipynb #513eaaaf
+# %% ../nbs/08_pipeline.ipynb #680ca7e8
 def expected(
     settings: dict,   # of a run, as `settings` makes them
     teacher: Teacher, # for its price, limits and concurrency
@@ -375,7 +375,7 @@ def expected(
         question = estimate_tokens(prompt.question)
         answer = max((estimate_tokens(e.answer) for e in prompt.examples), default=60)
         requests = -(-tasks//10) if settings['ask_for_tasks'] else 0
-        asked['synthesis'] += plan(requests, requests*estimate_tokens(synthesis_prompt(prompt, 1, 10, [prompt.question]*3)), requests*10*question, **limits)
-        asked['labeling'] += plan(tasks, tasks*estimate_tokens(prompt.render()), tasks*answer, **limits)
-        asked['evaluation'] += plan(tests, tests*estimate_tokens(prompt.render()), tests*answer, **limits)
+        asked['synthesis'] += estimate_plan(requests, requests*estimate_tokens(synthesis_prompt(prompt, 1, 10, [prompt.question]*3)), requests*10*question, **limits)
+        asked['labeling'] += estimate_plan(tasks, tasks*estimate_tokens(prompt.render()), tasks*answer, **limits)
+        asked['evaluation'] += estimate_plan(tests, tests*estimate_tokens(prompt.render()), tests*answer, **limits)
     return asked

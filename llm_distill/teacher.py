@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/teacher.html.md"""
 # %% auto #0
 __all__ = ['prices', 'log', 'Usage', 'Reply', 'request_key', 'Cache', 'cache_stats', 'cache_clear', 'cache_export', 'price',
            'estimate_tokens', 'Pacer', 'seconds', 'Endpoint', 'read_reply', 'Teacher', 'recording_app',
-           'recorded_teacher', 'Plan', 'plan']
+           'recorded_teacher', 'Plan', 'estimate_plan']
 
 # %% ../nbs/01_teacher.ipynb #9aa30341
 import asyncio, atexit, hashlib, heapq, json, logging, math, os, queue, random, re, sqlite3, sys, threading, time, weakref
@@ -998,7 +998,7 @@ def samples(
     columns = [self.ask(prompts, stage, temperature, sample=i, **kwargs) for i in range(n)]
     return [list(o) for o in zip(*columns)]
 
-# %% ../nbs/01_teacher.ipynb #40f2e896
+# %% ../nbs/01_teacher.ipynb #7d10804d
 @dataclass(frozen=True)
 class Plan:
     "What a run will probably ask for; adds up with `+`."
@@ -1019,7 +1019,7 @@ class Plan:
         return (f'{self.requests:,} requests ({self.cached:,} more are cached), about {self.prompt_tokens:,} + {self.completion_tokens:,} tokens, '
                 f'{cost}, {self.seconds/60:.1f} minutes')
 
-def plan(
+def estimate_plan(
     requests: int,              # how many will be sent
     prompt_tokens: int,         # tokens of all prompts together
     completion_tokens: int,     # tokens of all completions together
@@ -1048,7 +1048,7 @@ def plan(
     hits, names = {}, list(keys)
     for i in range(0, len(names), 500): hits |= self.cache.get(names[i:i + 500])
     new = [p for k, p in keys.items() if k not in hits]
-    return plan(len(new), sum(map(estimate_tokens, new)), completion_tokens*len(new), self.rates, self.concurrency,
+    return estimate_plan(len(new), sum(map(estimate_tokens, new)), completion_tokens*len(new), self.rates, self.concurrency,
                 self.pacer.rpm, self.pacer.tpm, len(prompts) - len(new))
 
 # %% ../nbs/01_teacher.ipynb #08b6c43c

@@ -1098,7 +1098,7 @@ def _missing(self: Teacher, prompts, asking, sampling):
     hits = {k: o for i in range(0, len(names), 500) for k, o in self.cache.get(names[i:i + 500]).items()}
     return {k: r for k, r in wanted.items() if k not in hits or asking.again and hits[k].kind != 'ok'}
 
-# %% ../nbs/01_teacher.ipynb #884a23d1
+# %% ../nbs/01_teacher.ipynb #3435fd4e
 @patch
 def _remote(self: Teacher, act):
     "Run `act(client)` in the loop; errors become `TeacherError`"
@@ -1116,7 +1116,7 @@ def _submit(self: Teacher, requests, asking):
     self.cache.execute('insert or replace into batches values (?,?,?,?,?)', (digest, self.base_url, None, time.time(), what))
     lines = [dict(custom_id=k, method='POST', url='/v1/chat/completions', body=self.endpoint.body(r)) for k, r in requests.items()]
     content = ''.join(json.dumps(o, ensure_ascii=False) + '\n' for o in lines).encode()
-    self.cache.execute('update batches set batch=? where digest=?', (self._remote(lambda c: _start_batch(c, digest, content)), digest))
+    self.cache.execute('update batches set batch=? where digest=?', (self._remote(lambda c: _start_batch(c, digest, content, asking.stage)), digest))
 
 @patch
 def _batch_affordable(self: Teacher, requests):
@@ -1131,10 +1131,10 @@ async def _find_batch(client, digest):
     async for b in client.batches.list(limit=100):
         if (b.metadata or {}).get('llm_distill') == digest: return b.id
 
-async def _start_batch(client, digest, content):
+async def _start_batch(client, digest, content, stage):
     file = await client.files.create(file=('batch.jsonl', content), purpose='batch')
     batch = await client.batches.create(input_file_id=file.id, endpoint='/v1/chat/completions', completion_window='24h',
-                                        metadata=dict(llm_distill=digest))
+                                        metadata=dict(llm_distill=digest, stage=stage)) # single requests have no headers
     return batch.id
 
 # %% ../nbs/01_teacher.ipynb #546f50e5

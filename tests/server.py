@@ -203,7 +203,7 @@ class Server:
             o = json.loads(line)
             outcome = self._outcome()
             self._note(outcome, o['body'], {'x-llm-distill-stage': 'batch'})
-            status, answer = self.answer(o['body'], {})
+            status, answer = self.answer(o['body'], {'x-llm-distill-stage': (b.get('metadata') or {}).get('stage', '')})
             if outcome.isdigit(): failed.append(dict(custom_id=o['custom_id'], response=dict(status_code=int(outcome), body=json.loads(error('planned'))), error=None)); continue
             if outcome != 'ok': self._spoil(answer['choices'][0], outcome)
             done.append(dict(custom_id=o['custom_id'], response=dict(status_code=status, body=answer), error=None))

@@ -157,3 +157,13 @@ def test_single_stages_remember_the_recording(tiny, tmp_path):
     assert run('run', prompt, '--teacher', f'recorded:{mine}', '--student', tiny, '--n', 20, '--n-test', 4, '--run-dir', path, '--until', 'synthesize').returncode == 0
     assert run('label', path).returncode == 0
     assert {r['completion'] for r in read_jsonl(path/'train.jsonl')} == {'Mine, all mine.'}
+
+
+def test_a_run_by_batches_makes_the_same_pairs(tiny, tmp_path):
+    common = ('--teacher', 'big', '--student', tiny, '--n', 12, '--n-test', 3, '--until', 'label')
+    with Server() as server:
+        for name, more in (('plain', ()), ('batch', ('--batch',))):
+            done = run('run', prompt, '--base-url', server.url, '--cache', tmp_path/f'{name}.sqlite', '--run-dir', tmp_path/name, *common, *more)
+            assert done.returncode == 0, done.stderr
+        assert any(r['stage'] == 'batch' for r in server.log)
+    for file in 'tasks', 'train', 'test_same': assert (tmp_path/'plain'/f'{file}.jsonl').read_bytes() == (tmp_path/'batch'/f'{file}.jsonl').read_bytes()

@@ -14,15 +14,6 @@ PAIRS = [dict(task=t, completion=c) for t,c in (
     ('Show me sushi in Seattle.', 'Find Seattle, find sushi, show it.'), ('Mail the invoices of May.', 'Find the invoices, keep those of May, mail them.'))]
 QUICK = Recipe(epochs=1, batch_size=2, lr=1e-3, warmup_steps=0, validation_share=0)
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    "A tiny model gains nothing from more, and waits for them on a busy machine"
-    import torch
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
 @pytest.fixture(scope='module', params=FAMILIES)
 def student(request): return build(request.param)
 

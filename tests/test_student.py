@@ -8,15 +8,6 @@ from families import FAMILIES, build
 
 TASKS = ['Cancel my gym membership.', 'Which houses for rent in Raleigh have a fenced yard and are close to the hospital?', 'Why?']
 
-@pytest.fixture(scope='module', autouse=True)
-def one_thread():
-    "A tiny model gains nothing from more, and waits for them on a busy machine"
-    import torch
-    n = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(n)
-
 @pytest.fixture(scope='module', params=FAMILIES)
 def student(request): return build(request.param)
 

@@ -7,8 +7,9 @@ Docs: https://llm-distill.github.io/llm_distill/pipeline.html.md"""
 # %% auto #0
 __all__ = ['default_model', 'stages', 'scored', 'Run', 'settings', 'Partial', 'distill', 'expected']
 
-# %% ../nbs/08_pipeline.ipynb #2213bd2b
+# %% ../nbs/08_pipeline.ipynb #4d87a287
 import hashlib, json, shutil, sys, time
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -163,7 +164,7 @@ def _note_usage(self: Run):
         since, before = asdict(self._teacher_before.get(stage, Usage())), self._used_before.get(stage, {})
         self.record['usage'][stage] = {k: v - since[k] + before.get(k, 0) for k, v in asdict(usage).items()}
 
-# %% ../nbs/08_pipeline.ipynb #0a1bfc99
+# %% ../nbs/08_pipeline.ipynb #3736b81a
 @patch
 def synthesize(self: Run):
     "Let the teacher write the tasks."
@@ -173,10 +174,17 @@ def synthesize(self: Run):
         kwargs = dict(given=s['tasks'], rng_seed=s['rng_seed'], **({} if s['ask_for_tasks'] else dict(patience=0)))
         splits, rejects, short = synthesize_splits(self.seed, self.teacher, s['n'], s['n_test'], self.other, **kwargs)
         self._reject('synthesis', rejects)
+        if not splits['train']:
+            raise DistillError(f'the teacher gave {len(splits["test_same"])} usable tasks, which leaves none for training beside a test set of {s["n_test"]}; '
+                               f'{self.path/"rejects.jsonl"} says why {len(rejects)} others were not, most often: {_most_often(rejects)}')
         write_jsonl(self.path/'tasks.jsonl', (dict(task=t, split=k) for k, v in splits.items() for t in v))
         self.record['notes']['synthesize'] = short
         return '; '.join([', '.join(f'{k} {len(v)}' for k, v in splits.items()), f'{len(rejects)} rejected', *short])
     self.step('synthesize', [wanted, self.asked], [], ['tasks.jsonl', 'rejects.jsonl'], work)
+
+def _most_often(rejects):
+    "The most frequent reason"
+    return Counter(r['reason'] for r in rejects).most_common(1)[0][0] if rejects else 'nothing was rejected'
 
 # %% ../nbs/08_pipeline.ipynb #55ffb93b
 @patch
@@ -187,7 +195,7 @@ def _reject(self: Run, stage, rejects):
     failed = sum(r['reason'].startswith('failed reply') for r in rejects)
     return [f'{failed} got no reply, and are asked again by the same command'] if failed else []
 
-# %% ../nbs/08_pipeline.ipynb #37561a43
+# %% ../nbs/08_pipeline.ipynb #aa62190f
 @patch
 def label(self: Run):
     "Let the teacher answer the tasks."
@@ -195,17 +203,18 @@ def label(self: Run):
     for k in set(test_sets) - set(self.prompts): # of a second prompt that is no longer asked for
         for f in (self.path/f'test_{k}.jsonl', *self.path.glob(f'predictions/*_{k}.jsonl')): f.unlink(missing_ok=True)
     def work():
-        tasks, rejects, counts = read_jsonl(self.path/'tasks.jsonl'), [], []
-        for file in files:
-            split = file.removesuffix('.jsonl')
+        tasks, made, rejects = read_jsonl(self.path/'tasks.jsonl'), {}, []
+        for split in (f.removesuffix('.jsonl') for f in files):
             prompt = self.other if split == 'test_different' else self.seed
-            pairs, bad = label(prompt, [o['task'] for o in tasks if o['split'] == split], self.teacher)
-            if not len(pairs): raise DistillError(f'none of the {len(bad)} answers for {split} can be used; the first: {bad[0]["reason"] if bad else "no tasks"}')
-            write_jsonl(self.path/file, pairs)
+            made[split], bad = label(prompt, [o['task'] for o in tasks if o['split'] == split], self.teacher)
             rejects += bad
-            counts.append(f'{split} {len(pairs)}')
         failed = self._reject('labeling', rejects)
-        return (Partial if failed else str)('; '.join([', '.join(counts), f'{len(rejects)} rejected', *failed]))
+        if empty := [k for k, pairs in made.items() if not len(pairs)]:
+            raise DistillError(f'none of the answers for {empty[0]} can be used; {self.path/"rejects.jsonl"} holds them with their reasons, '
+                               f'most often: {_most_often(rejects)}')
+        for split, pairs in made.items(): write_jsonl(self.path/f'{split}.jsonl', pairs)
+        counts = ', '.join(f'{split} {len(pairs)}' for split, pairs in made.items())
+        return (Partial if failed else str)('; '.join([counts, f'{len(rejects)} rejected', *failed]))
     s = self.record['settings']
     self.step('label', [s['seed'], s['other'], self.asked], ['tasks.jsonl'], files, work)
 

@@ -8,9 +8,8 @@ Docs: https://llm-distill.github.io/llm_distill/synthesis.html.md"""
 __all__ = ['encoder_name', 'near_threshold', 'synthesis_prompt', 'parse_questions', 'encoder', 'embed', 'wrong_length',
            'normal_form', 'Accepted', 'Synthesis', 'synthesize', 'synthesize_splits']
 
-# %% ../nbs/02_synthesis.ipynb #add3d0f7
+# %% ../nbs/02_synthesis.ipynb #162060c4
 import json, random, re
-from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from math import ceil
@@ -215,7 +214,7 @@ def _ask(seed, teacher, starts, per_request, temperature, rng_seed, pool):
         else: pool.rejects.append(dict(stage='synthesis', task=None, reason=f'{reply.kind} reply: {reply.reason}'))
     return found
 
-# %% ../nbs/02_synthesis.ipynb #37042627
+# %% ../nbs/02_synthesis.ipynb #79ae48e1
 def synthesize_splits(
     seed: SeedPrompt,                # the prompt to distil
     teacher,                         # a `Teacher`
@@ -228,12 +227,5 @@ def synthesize_splits(
     "Tasks for the test sets and for training, none of them in two sets, exactly or nearly."
     far = synthesize(other, teacher, n_test, **kwargs) if other else Synthesis([], [])
     same = synthesize(seed, teacher, n_test + n, {t: 'a task of test_different' for t in far.tasks}, given=given, **kwargs)
-    if len(same.tasks) <= n_test:
-        raise DistillError(f'the teacher gave {len(same.tasks)} usable tasks, which leaves none for training beside {n_test} test tasks; '
-                           f'see the reasons of the {len(same.rejects)} rejects, or ask for a smaller test set ({_reasons(same.rejects)})')
     splits = dict(test_same=same.tasks[:n_test], test_different=far.tasks, train=same.tasks[n_test:])
     return splits, far.rejects + same.rejects, [f'{name}: {o.short}' for name, o in (('other prompt', far), ('seed prompt', same)) if o.short]
-
-def _reasons(rejects):
-    "`3 x reason, 1 x other reason`"
-    return ', '.join(f'{n} x {r}' for r, n in Counter(r['reason'] for r in rejects).most_common(3)) or 'nothing was rejected'

@@ -288,3 +288,19 @@ def test_client_tells_end_markers_apart(tmp_path):
     client = Client('big', 'no-student', base_url='http://127.0.0.1:9', home=tmp_path)
     folder = client._folder_of(context.replace('<END>', '##'), '##')
     assert folder == client._folder_of(context.replace('<END>', '##'), ['##']) != client._folder_of(context, None)
+
+
+def test_what_cannot_be_used_is_listed_before_the_run_stops(tiny, tmp_path):
+    teacher = recorded_teacher(progress=False)
+    with pytest.raises(DistillError, match='leaves none for training'):
+        distill(seed, None, teacher, tmp_path/'short', student=tiny, n=5, n_test=300)
+    assert read_jsonl(tmp_path/'short'/'rejects.jsonl') and not (tmp_path/'short'/'tasks.jsonl').exists()
+    lines = recorded_teacher(progress=False)
+    asked = lines.ask
+    from dataclasses import replace
+    def ask(prompts, stage, **kwargs):
+        return [r if stage == 'synthesis' else replace(r, text=r.text.replace(', ', '\n')) for r in asked(prompts, stage=stage, **kwargs)]
+    lines.ask = ask
+    with pytest.raises(DistillError, match='more than one line'): distill(seed, None, lines, tmp_path/'lines', student=tiny, n=5, n_test=3)
+    rejects = [r for r in read_jsonl(tmp_path/'lines'/'rejects.jsonl') if r['stage'] == 'labeling']
+    assert len(rejects) == 8 and all('\n' in r['reply'] for r in rejects)

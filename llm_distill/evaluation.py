@@ -329,7 +329,7 @@ def compare(
     p = min(1., 2*(1 + min((means <= 0).sum(), (means >= 0).sum()))/(resamples + 1))
     return Difference(float(d.mean()), *(float(o) for o in np.quantile(means, (0.025, 0.975))), float(p), len(d))
 
-# %% ../nbs/06_evaluation.ipynb #2744a44c
+# %% ../nbs/06_evaluation.ipynb #b403cc00
 def gap_closed(
     values,      # one value an item, of the system in question
     before,      # of the student before training, 1-shot
@@ -341,7 +341,8 @@ def gap_closed(
     columns = columns[~np.isnan(columns).any(1)]
     if not len(columns) or compare(columns[:, 2], columns[:, 1]).low <= 0: return None
     ratio = lambda m: (m[..., 0] - m[..., 1])/(m[..., 2] - m[..., 1])
-    return float(ratio(columns.mean(0))), *(float(o) for o in np.quantile(ratio(resampled_means(columns)), (0.025, 0.975)))
+    drawn = resampled_means(columns)
+    return float(ratio(columns.mean(0))), *(float(o) for o in np.quantile(ratio(drawn[drawn[:, 2] > drawn[:, 1]]), (0.025, 0.975)))
 
 # %% ../nbs/06_evaluation.ipynb #0fda90c5
 def rows(
@@ -410,7 +411,7 @@ def read_predictions(
     if not found: raise DistillError(f'no predictions in {folder}; run the stage `evaluate` first')
     return found
 
-# %% ../nbs/06_evaluation.ipynb #168a6f43
+# %% ../nbs/06_evaluation.ipynb #a6135807
 def _paired(predictions, items, metric):
     "System -> values of one metric over all tasks of a test set, NaN where a system has no answer"
     import numpy as np
@@ -450,6 +451,7 @@ def score_run(
     "Score the saved predictions of a run; writes `item_scores.jsonl`, `leakage.jsonl` and `scores.json`."
     run_dir, encode, found = Path(run_dir), encode or remember(), read_predictions(run_dir)
     train = read_jsonl(run_dir/'train.jsonl') if (run_dir/'train.jsonl').exists() else []
+    metrics = metrics or metrics_for(form([r['expected'] for v in found.values() for r in v])) # the same for all systems and sets
     scores, items, close = [], [], []
     for t in dict.fromkeys(t for t, _ in found):
         predictions = {s: v for (k, s), v in found.items() if k == t}

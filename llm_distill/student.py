@@ -72,12 +72,13 @@ class Student:
         names = 'max_position_embeddings', 'n_positions', 'seq_length', 'max_seq_len'
         return next((v for k in names if (v := getattr(c, k, None))), None)
 
-# %% ../nbs/04_student.ipynb #e313f224
+# %% ../nbs/04_student.ipynb #b36bb21b
 def _set_pad(model, tokenizer):
     "Choose a pad token that isn't EOS, in tokenizer and model"
     eos = tokenizer.eos_token_id
     if eos is None: raise DistillError(f'the tokenizer of {model.config._name_or_path!r} has no EOS token; set tokenizer.eos_token first')
-    if tokenizer.pad_token_id in (None, eos): tokenizer.pad_token = _pad_token(tokenizer)
+    if tokenizer.pad_token_id in (None, eos): tokenizer.add_special_tokens(dict(pad_token=_pad_token(tokenizer))) # a new one gets an id
+    assert tokenizer.pad_token_id not in (None, eos)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings: model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     tokenizer.padding_side = 'left'
     for c in (model.config, model.generation_config):
@@ -286,7 +287,7 @@ class _Copy:
     source: str            # in words
     local: bool = True     # no network is needed
 
-# %% ../nbs/04_student.ipynb #b11a1b9f
+# %% ../nbs/04_student.ipynb #1ac39c0c
 def find_student(
     name: str,                       # as for `Student.load`
     home: str | Path | None = None,  # where joined and converted models are kept; None takes `home_dir()`
@@ -294,7 +295,7 @@ def find_student(
     "Where a student's weights are, without loading them; raises `DistillError` where there are none."
     path, hub = Path(name).expanduser(), students.get(name, name)
     if found := _in_folder(path): return found
-    if path.exists() or name.startswith(('.', '/', '~')):
+    if name not in students and (path.exists() or name.startswith(('.', '/', '~'))):
         raise DistillError(f'{name!r} has no config.json with *.safetensors beside it and no .gguf file; give the folder of a model')
     return _in_package(hub, home) or _in_cache(hub) or _on_hub(name, hub)
 
@@ -377,7 +378,7 @@ def _convert(path, gguf, folder):
         new.save_pretrained(f)
         AutoTokenizer.from_pretrained(path, gguf_file=gguf).save_pretrained(f)
 
-# %% ../nbs/04_student.ipynb #ecdefbfd
+# %% ../nbs/04_student.ipynb #57f73e6a
 @patch(cls_method=True)
 def load(
     cls: Student,
@@ -388,9 +389,9 @@ def load(
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
     c = find_student(str(name), home)
-    path, source = _converted(c, home) if c.gguf else (c.path, c.source)
     kw = dict(local_files_only=c.local, trust_remote_code=False)
     with quiet(), _load_errors(name):
+        path, source = _converted(c, home) if c.gguf else (c.path, c.source)
         _check_causal(path, name, kw)
         model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, use_safetensors=True, **kw)
         tokenizer = AutoTokenizer.from_pretrained(path, **kw)
@@ -406,8 +407,8 @@ def _load_errors(name):
 def _check_causal(path, name, kw):
     "Only a decoder can be a student"
     from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES as causal, MODEL_FOR_MASKED_LM_MAPPING_NAMES as masked
     config = AutoConfig.from_pretrained(path, **kw)
-    if config.is_encoder_decoder or config.model_type not in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES:
+    if config.is_encoder_decoder or config.model_type not in causal or config.model_type in masked: # BERT and its kin see what they should predict
         kind = 'an encoder-decoder' if config.is_encoder_decoder else 'no causal language'
         raise DistillError(f'{str(name)!r} is {kind} model ({config.model_type}); take a causal one such as {", ".join(students)}')

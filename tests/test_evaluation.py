@@ -263,3 +263,20 @@ def test_ten_thousand_predictions_need_no_more_than_arrays():
     say = lambda: ', '.join(f'do {i}' for i in rng.integers(0, 500, 4))
     row = ev.score([dict(task=str(i), expected=say(), prediction=say()) for i in range(10_000)], 'same', 'x', encode)
     assert row['n'] == 10_000 and 0 < row['step_f1']['high'] - row['step_f1']['low'] < .01
+
+
+def test_one_main_metric_for_both_sets(tmp_path):
+    "Sets whose answers have different forms are still compared by the same measure"
+    (tmp_path/'predictions').mkdir()
+    sets = dict(same='{"a": 1}', different='Oslo')
+    for t, answer in sets.items():
+        rows = [dict(task=f'Question {i} of {t}?', expected=answer, prediction=answer) for i in range(4)]
+        for s in 'distilled', 'one_shot', 'teacher': write_jsonl(tmp_path/'predictions'/f'{s}_{t}.jsonl', rows)
+    assert len({r['main'] for r in ev.score_run(tmp_path)}) == 1
+
+
+def test_gap_closed_survives_resamples_without_a_gap():
+    import numpy as np
+    before, ceiling = np.array([0, 0, 0, 0, 0, 1, 1, 1.]), np.ones(8)
+    share, low, high = ev.gap_closed(np.array([1, 1, 0, 0, 1, 1, 1, 1.]), before, ceiling)
+    assert low <= share <= high and not np.isnan([low, high]).any()

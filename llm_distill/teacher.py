@@ -9,8 +9,8 @@ __all__ = ['prices', 'log', 'Usage', 'Reply', 'request_key', 'Cache', 'cache_sta
            'estimate_tokens', 'Pacer', 'seconds', 'Endpoint', 'read_reply', 'Teacher', 'recording_app',
            'recorded_teacher', 'Plan', 'estimate_plan']
 
-# %% ../nbs/01_teacher.ipynb #9aa30341
-import asyncio, atexit, hashlib, heapq, json, logging, math, os, queue, random, re, sqlite3, sys, threading, time, weakref
+# %% ../nbs/01_teacher.ipynb #6b88acfc
+import asyncio, hashlib, heapq, json, logging, math, os, queue, random, re, sqlite3, sys, threading, time, weakref
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -303,7 +303,7 @@ def seconds(
         try: return max(parse(text).timestamp() - now, 0.)
         except (ValueError, TypeError, OverflowError): pass
 
-# %% ../nbs/01_teacher.ipynb #a3aaf861
+# %% ../nbs/01_teacher.ipynb #1a7f1b08
 @patch
 def told(
     self: Pacer,
@@ -322,7 +322,7 @@ def told(
         gaps.append(1.02*reset/max(left, 1)) # a little later than told, as clocks differ
     if gaps:
         self.spread = max(gaps)
-        self.next = min(max(self.next, now), now + self.spread) if self.spread > .01 else min(self.next, now)
+        if not self.rpm: self.next = min(max(self.next, now), now + self.spread) if self.spread > .01 else min(self.next, now) # else the user's own limit holds
 
 # %% ../nbs/01_teacher.ipynb #ee8db981
 log = logging.getLogger('llm_distill.teacher')
@@ -337,7 +337,7 @@ def _redact(text, key):
     if key: text = text.replace(key, '[key]')
     return re.sub(r'\b(sk|gsk|xai|hf)[-_][\w*.-]{4,}|(?<=Bearer )\S+', '[key]', text)
 
-# %% ../nbs/01_teacher.ipynb #67b674a6
+# %% ../nbs/01_teacher.ipynb #0b389486
 class Endpoint:
     "An OpenAI-compatible endpoint: one request in, headers and JSON out."
     def __init__(self,
@@ -347,7 +347,9 @@ class Endpoint:
         app=None,            # an ASGI app that answers instead of the network
     ):
         self.base_url, self._key, self.timeout, self.app, self._client, self.quirks = base_url, key, timeout, app, None, set()
-    def __repr__(self): return f'Endpoint({self.base_url!r})'
+    @property
+    def shown(self): return re.sub('//[^/@]*@', '//', self.base_url) # without a password in it
+    def __repr__(self): return f'Endpoint({self.shown!r})'
 
     @property
     def client(self):
@@ -389,7 +391,7 @@ def _adapt(self: Endpoint, request, error):
     if names and names[0] == 'response_format': names[0] = 'json_object' if 'json_schema' in self.quirks else 'json_schema'
     if not names or set(names[:1]) <= self.quirks: return bool(names)
     self.quirks.add(names[0])
-    log.warning('%s does not take %s; asking without it', self.base_url, names[0])
+    log.warning('%s does not take %s; asking without it', self.shown, names[0])
     return True
 
 @patch
@@ -422,7 +424,7 @@ def _trouble(self: Endpoint, request, e):
     "What kind of trouble an error status is"
     detail = e.body.get('message') if isinstance(e.body, dict) else None
     text, status, headers = _redact(detail or e.message, self._key), e.status_code, e.response.headers
-    line = f'{self.base_url} answered {status}: {text}'
+    line = f'{self.shown} answered {status}: {text}'
     pause = seconds(headers.get('retry-after'))
     if ms := headers.get('retry-after-ms'): pause = (seconds(ms) or 0)/1000
     if e.code == 'insufficient_quota': return _Trouble('fatal', line)
@@ -432,7 +434,7 @@ def _trouble(self: Endpoint, request, e):
     if e.code in _own_fault: return _Trouble('filtered' if 'content' in e.code and 'length' not in e.code else 'rejected', line)
     return _Trouble('rejected' if status in (400, 413, 422) else 'fatal', line)
 
-# %% ../nbs/01_teacher.ipynb #b3d72f94
+# %% ../nbs/01_teacher.ipynb #177c3424
 def read_reply(
     body: dict,     # a chat completion
     stops: tuple = (), # where to cut the text, for an endpoint that does not do it itself
@@ -443,9 +445,10 @@ def read_reply(
         text, why, refusal = choice['message'].get('content'), choice.get('finish_reason'), choice['message'].get('refusal')
     except (KeyError, IndexError, TypeError, AttributeError): raise _Trouble('broken', f'the reply has no choice: {json.dumps(body)[:100]}') from None
     if text is not None and not isinstance(text, str): raise _Trouble('broken', f'the content of the reply is {text!r:.60}, not a text')
+    text = whole = text and text.encode('utf-8', 'replace').decode('utf-8') # half a surrogate pair, as a cut emoji leaves it, is no text
     for stop in stops: text = text and text.split(stop)[0]
     if why == 'content_filter' or refusal: return text, 'filtered', _redact(refusal or 'withheld by a content filter', None)
-    if why == 'length' and text == choice['message'].get('content'): return text, 'cut', 'cut at the token limit'
+    if why == 'length' and text == whole: return text, 'cut', 'cut at the token limit'
     return (text, 'ok', '') if text and text.strip() else (text, 'empty', f'no text; finish_reason is {why!r}')
 
 # %% ../nbs/01_teacher.ipynb #40611429
@@ -460,20 +463,21 @@ def _loop():
         threading.Thread(target=_loops[pid].run_forever, name='teacher', daemon=True).start()
     return _loops[pid]
 
-# %% ../nbs/01_teacher.ipynb #11e7fd17
+# %% ../nbs/01_teacher.ipynb #d1a2a942
 class _Asking:
     "One call of `ask`: where its replies go"
-    def __init__(self, stage, sample, again): 
+    def __init__(self, stage, sample, again):
+        self.lock = threading.Lock()
         self.stage, self.sample, self.again, self.inbox, self.stop, self.open, self.paid = stage, sample, again, queue.SimpleQueue(), None, 0, {}
 
 class _Job:
     "One request on its way"
-    __slots__ = 'key', 'request', 'asking', 'tokens', 'reserve', 'attempts', 'refusals'
+    __slots__ = 'key', 'request', 'asking', 'tokens', 'reserve', 'attempts', 'refusals', 'changes'
     def __init__(self, key, request, asking):
-        self.key, self.request, self.asking, self.attempts, self.refusals, self.reserve = key, request, asking, 0, 0, 0.
+        self.key, self.request, self.asking, self.attempts, self.refusals, self.changes, self.reserve = key, request, asking, 0, 0, 0, 0.
         self.tokens = estimate_tokens(request['messages'])
 
-# %% ../nbs/01_teacher.ipynb #aea6eef6
+# %% ../nbs/01_teacher.ipynb #26ccab28
 class _Queue:
     "Sends requests, retries them, keeps replies; its methods run in the loop's thread"
     def __init__(self, endpoint, pacer, cache, rates, budget, max_retries, backoff, breaker, max_wait):
@@ -481,7 +485,7 @@ class _Queue:
         self.max_retries, self.backoff, self.breaker, self.max_wait = max_retries, backoff, breaker, max_wait
         self.heap, self.tasks, self.count, self.timer, self.spent = [], set(), 0, None, Usage()
         self.dry, self.dry_since, self.last, self.usage, self.lock, self.reserved = 0, -math.inf, '', {}, threading.Lock(), 0.
-        self.ratio, self.random = 1., random.Random()
+        self.ratio, self.random, self.found = 1., random.Random(), False # found: has the cache given a reply, so that the endpoint is known to answer?
 
     def add(self, jobs):
         "New work"
@@ -496,7 +500,7 @@ class _Queue:
 
     def _left(self, job):
         "A job is done with; the last one out tells why its asking was stopped"
-        job.asking.open -= 1
+        with job.asking.lock: job.asking.open -= 1
         if job.asking.stop and not job.asking.open: job.asking.inbox.put((None, job.asking.stop))
 
     def halt(self, error, asking=None):
@@ -593,14 +597,15 @@ def _deliver(self: _Queue, job, reply):
     job.asking.inbox.put((job.key, reply))
     self._left(job)
 
-# %% ../nbs/01_teacher.ipynb #4bbf5720
+# %% ../nbs/01_teacher.ipynb #4da86416
 @patch
 def _troubled(self: _Queue, job, e, sent):
     "Try again, give up this prompt, or stop everything"
     now = time.monotonic()
     log.debug('%s: %s', e.kind, e)
-    if e.kind == 'adapt': return self._push(now, job)
-    if e.kind == 'fatal' or e.kind == 'rejected' and not self.spent.requests: return self._stop(job, str(e))
+    job.changes += e.kind == 'adapt'
+    if e.kind == 'adapt' and job.changes < 9: return self._push(now, job)
+    if e.kind in ('fatal', 'adapt') or e.kind == 'rejected' and not (self.spent.requests or self.found): return self._stop(job, str(e))
     if e.kind in ('rejected', 'filtered'): return self._give_up(job, e)
     job.refusals, job.attempts = job.refusals + (e.kind == 'refused'), job.attempts + (e.kind == 'broken')
     pause = max(e.pause or 0, self.backoff*min(2**(job.attempts + min(job.refusals, 5)), 60)*self.random.uniform(.5, 1) if e.pause is None else 0)
@@ -616,7 +621,7 @@ def _dry(self: _Queue, now, sent, e):
     if sent < self.dry_since and self.dry: return False
     self.dry, self.dry_since = self.dry + 1, now
     if self.dry > 3: self.pacer.hold = max(self.pacer.hold, now + self.backoff*min(2**(self.dry - 3), 16))
-    return self.dry >= (self.breaker if self.spent.requests or e.kind == 'refused' else min(self.breaker, 5))
+    return self.dry >= (self.breaker if self.spent.requests or self.found or e.kind == 'refused' else min(self.breaker, 5))
 
 @patch
 def _stop(self: _Queue, job, message):
@@ -671,7 +676,7 @@ class _Progress:
         if self.bar: self._draw(); self.bar.close()
         elif self.lines and self.last > self.begun: print(self.line(), file=sys.stderr, flush=True)
 
-# %% ../nbs/01_teacher.ipynb #e0d2a2ae
+# %% ../nbs/01_teacher.ipynb #a038788c
 class Teacher:
     "A big model behind an OpenAI-compatible endpoint, which is never paid twice for one reply."
     def __init__(self,
@@ -701,7 +706,7 @@ class Teacher:
         self.model, self.progress, self.record, self.batch, self.poll = model, progress, Path(record) if record else None, batch, poll
         base_url = 'http://recorded/v1' if app else (base_url or os.environ.get('OPENAI_BASE_URL') or 'https://api.openai.com/v1').rstrip('/')
         self.endpoint = Endpoint(base_url, 'none' if app else _api_key(base_url, api_key), timeout, app)
-        self.base_url = getattr(app, 'name', None) or re.sub('//[^/@]*@', '//', base_url)
+        self.base_url = getattr(app, 'name', None) or self.endpoint.shown
         self.rates, self.concurrency = price(model, price_in, price_out), concurrency
         if budget is not None and not self.rates:
             raise TeacherError(f'a budget of ${budget:g} needs a price, and none is known for {model!r}; '
@@ -747,7 +752,7 @@ def close(self: Teacher):
     _shut(self.endpoint)
     self.cache.close()
 
-# %% ../nbs/01_teacher.ipynb #3f37f5c4
+# %% ../nbs/01_teacher.ipynb #93f4b21b
 _window, _chunk = 10_000, 256
 
 @patch
@@ -840,12 +845,13 @@ def _look_up(self: Teacher, chunk, asking, ready, waiting, requests, bar):
     found = sum(i in ready for i, _ in chunk) - len(new)
     self._count_cached(asking, found)
     bar.update(sum(new, Usage(cached=found)), found + len(new))
-    asking.open += len(jobs)
+    with asking.lock: asking.open += len(jobs) # the loop's thread counts them down
     if jobs: _loop().call_soon_threadsafe(self._queue.add, jobs)
 
 @patch
 def _count_cached(self: Teacher, asking, n):
     if n:
+        self._queue.found = True
         with self._queue.lock: self._queue.usage[asking.stage] = self._queue.usage.get(asking.stage, Usage()) + Usage(cached=n)
 
 @patch
@@ -863,11 +869,11 @@ def _collect(self: Teacher, asking, ready, waiting, bar):
         bar.update(reply.usage + sum((copy.usage for _ in rest), Usage()), 1 + len(rest))
         self._count_cached(asking, len(rest) + (reply.usage.cached if reply.usage.requests == 0 else 0))
 
-# %% ../nbs/01_teacher.ipynb #5842e7a6
+# %% ../nbs/01_teacher.ipynb #a571608c
 @patch
 def _finish(self: Teacher, asking, error):
     "Let requests in flight finish and keep their replies; a second Ctrl-C ends the wait"
-    if not asking.open: return
+    if not asking.open or sys.is_finalizing(): return # at the end of the process the loop's thread is gone already
     if isinstance(error, KeyboardInterrupt):
         print('\nstopping: waiting for the requests in flight, whose replies are kept; Ctrl-C again does not wait', file=sys.stderr, flush=True)
     done = threading.Event()

@@ -459,3 +459,47 @@ def test_lines_without_a_terminal(capfd, monkeypatch):
     assert every == (5.,)
     last = capfd.readouterr().err.splitlines()[-1]
     assert last.startswith('asking: 12/12 done, 0 cached, 0 failed,') and 'tokens, $' in last and last.endswith('s left')
+
+
+def test_a_resume_with_only_a_bad_prompt_left_ends_as_the_first_run_did(tmp_path):
+    cache = tmp_path/'c.sqlite'
+    for _ in range(2):
+        with Server(echo=True, plan=['ok', '400'] if not cache.exists() else ['400']) as server:
+            replies = Teacher('m', 'http://127.0.0.1:9/v1', cache=cache, progress=False)
+            replies.endpoint.base_url = server.url # the same endpoint, as the cache sees it, in every round
+            kinds = [r.kind for r in replies.ask(['good', 'bad'], 'labeling')]
+        assert kinds == ['ok', 'failed']
+
+
+def test_half_a_surrogate_pair_is_kept_as_a_question_mark(tmp_path):
+    with Server(echo=True) as server:
+        answer = server.answer
+        server.answer = lambda body, headers: (200, {**answer(body, headers)[1], 'choices': [dict(index=0, finish_reason='stop', message=dict(role='assistant', content='so \ud83d'))]})
+        for _ in range(2): assert Teacher('m', server.url, cache=tmp_path/'c', progress=False).ask(['x'], 'labeling')[0].text == 'so ?'
+        assert len(server.log) == 1
+
+
+def test_headers_do_not_lift_the_users_own_limit():
+    from llm_distill.teacher import Pacer
+    pacer, now = Pacer(32, rpm=60), 0.
+    sent = []
+    while now < 20:
+        now += pacer.wait(now) + .01
+        pacer.sent(now)
+        sent.append(now)
+        pacer.told(now, {'x-ratelimit-remaining-requests': '9999', 'x-ratelimit-reset-requests': '6ms'}, 1)
+    assert 18 <= len(sent) <= 21
+
+
+def test_a_password_in_the_address_is_not_repeated():
+    with Server(plan=['401']) as server:
+        teacher = Teacher('m', server.url.replace('//', '//me:hunter2@'), progress=False)
+        with pytest.raises(TeacherError) as e: teacher.ask(['x'], 'labeling')
+    assert 'hunter2' not in str(e.value) + repr(teacher) + repr(teacher.endpoint)
+
+
+def test_an_unfinished_iterator_does_not_hold_the_process(tmp_path):
+    with Server(echo=True, latency=.2) as server:
+        code = f'from llm_distill.teacher import Teacher; it = Teacher("m", {server.url!r}, progress=False).ask_iter([str(i) for i in range(50)], "labeling"); print(next(it).text)'
+        done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0 and done.stdout.startswith('echo of 0')

@@ -434,7 +434,9 @@ def _trouble(self: Endpoint, request, e):
     if e.code in _own_fault: return _Trouble('filtered' if 'content' in e.code and 'length' not in e.code else 'rejected', line)
     return _Trouble('rejected' if status in (400, 413, 422) else 'fatal', line)
 
-# %% ../nbs/01_teacher.ipynb #177c3424
+# %% ../nbs/01_teacher.ipynb #d04241c6
+_broken_off = 'error', 'abort', 'cancelled', 'max_tokens' # what some endpoints say of a text that did not come to its end
+
 def read_reply(
     body: dict,     # a chat completion
     stops: tuple = (), # where to cut the text, for an endpoint that does not do it itself
@@ -449,6 +451,7 @@ def read_reply(
     for stop in stops: text = text and text.split(stop)[0]
     if why == 'content_filter' or refusal: return text, 'filtered', _redact(refusal or 'withheld by a content filter', None)
     if why == 'length' and text == whole: return text, 'cut', 'cut at the token limit'
+    if why in _broken_off: return text, 'cut', f'broken off; finish_reason is {why!r}'
     return (text, 'ok', '') if text and text.strip() else (text, 'empty', f'no text; finish_reason is {why!r}')
 
 # %% ../nbs/01_teacher.ipynb #40611429
@@ -545,7 +548,7 @@ def _landed(self: _Queue, task):
         self.halt(e)
     self._pump()
 
-# %% ../nbs/01_teacher.ipynb #a03a8838
+# %% ../nbs/01_teacher.ipynb #a6051d64
 @patch
 def _affordable(self: _Queue, job):
     if self.budget is None: return True
@@ -583,6 +586,7 @@ async def _attempt(self: _Queue, job):
 @patch
 def _arrived(self: _Queue, job, text, kind, reason, counts):
     "Keep a reply, then hand it over"
+    counts = counts or dict(prompt_tokens=job.tokens, completion_tokens=estimate_tokens(text or '')) # an endpoint that does not count is estimated
     n_in, n_out = (counts.get(k) or 0 for k in ('prompt_tokens', 'completion_tokens'))
     usage = Usage(1, 0, 0, n_in, n_out, n_in*self.rates[0] + n_out*self.rates[1] if self.rates else 0.)
     reply = Reply(text if kind == 'ok' else None, kind, reason, job.key, usage)
@@ -1072,7 +1076,7 @@ def _write_record(self: Teacher, request, asking, reply):
     line = _traffic(request, asking.sample, asking.stage, reply.kind, reply.reason, reply.text, u.prompt_tokens, u.completion_tokens)
     with self.record.open('a', encoding='utf-8') as f: f.write(json.dumps(line, ensure_ascii=False) + '\n')
 
-# %% ../nbs/01_teacher.ipynb #4727ec94
+# %% ../nbs/01_teacher.ipynb #520af898
 _batch_most = 50_000 # requests in one batch, the API's own limit
 
 @patch
@@ -1085,6 +1089,7 @@ def _by_batch(self: Teacher, prompts, asking, sampling):
     first = next(iter(missing))
     self._probe(first, missing.pop(first), asking, sampling)
     rows = list(missing.items())
+    if self._queue.budget is not None: self._batch_affordable(missing)
     for i in range(0, len(rows), _batch_most): self._submit(dict(rows[i:i + _batch_most]), asking)
     self._collect_open(missing, asking)
     return prompts
@@ -1104,7 +1109,7 @@ def _missing(self: Teacher, prompts, asking, sampling):
     hits = {k: o for i in range(0, len(names), 500) for k, o in self.cache.get(names[i:i + 500]).items()}
     return {k: r for k, r in wanted.items() if k not in hits or asking.again and hits[k].kind != 'ok'}
 
-# %% ../nbs/01_teacher.ipynb #3435fd4e
+# %% ../nbs/01_teacher.ipynb #e76925a7
 @patch
 def _remote(self: Teacher, act):
     "Run `act(client)` in the loop; errors become `TeacherError`"
@@ -1116,7 +1121,6 @@ def _remote(self: Teacher, act):
 @patch
 def _submit(self: Teacher, requests, asking):
     "Write a batch down, upload it and start it"
-    if self._queue.budget is not None: self._batch_affordable(requests)
     digest = request_key(self.base_url, dict(keys=sorted(requests)))
     what = json.dumps({k: [r, asking.sample, asking.stage] for k, r in requests.items()}, ensure_ascii=False)
     self.cache.execute('insert or replace into batches values (?,?,?,?,?)', (digest, self.base_url, None, time.time(), what))

@@ -503,3 +503,18 @@ def test_an_unfinished_iterator_does_not_hold_the_process(tmp_path):
         code = f'from llm_distill.teacher import Teacher; it = Teacher("m", {server.url!r}, progress=False).ask_iter([str(i) for i in range(50)], "labeling"); print(next(it).text)'
         done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0 and done.stdout.startswith('echo of 0')
+
+
+def test_an_endpoint_that_does_not_count_still_uses_up_the_budget():
+    with Server(echo=True) as server:
+        answer = server.answer
+        server.answer = lambda body, headers: (200, {k: v for k, v in answer(body, headers)[1].items() if k != 'usage'})
+        teacher = Teacher('m', server.url, budget=.02, price_in=100, price_out=100, concurrency=1, progress=False)
+        with pytest.raises(TeacherError, match='budget'): teacher.ask([f'prompt {i}' for i in range(100)], 'labeling', max_tokens=16)
+        assert 0 < teacher.usage['labeling'].cost <= .02
+
+
+def test_a_text_that_was_broken_off_is_no_answer():
+    from llm_distill.teacher import read_reply
+    body = dict(choices=[dict(index=0, message=dict(content='Find the'), finish_reason='error')])
+    assert read_reply(body)[1:] == ('cut', "broken off; finish_reason is 'error'")

@@ -72,17 +72,19 @@ class Student:
         names = 'max_position_embeddings', 'n_positions', 'seq_length', 'max_seq_len'
         return next((v for k in names if (v := getattr(c, k, None))), None)
 
-# %% ../nbs/04_student.ipynb #b36bb21b
+# %% ../nbs/04_student.ipynb #aedc4d65
 def _set_pad(model, tokenizer):
     "Choose a pad token that isn't EOS, in tokenizer and model"
+    from transformers import GenerationConfig
     eos = tokenizer.eos_token_id
     if eos is None: raise DistillError(f'the tokenizer of {model.config._name_or_path!r} has no EOS token; set tokenizer.eos_token first')
     if tokenizer.pad_token_id in (None, eos): tokenizer.add_special_tokens(dict(pad_token=_pad_token(tokenizer))) # a new one gets an id
     assert tokenizer.pad_token_id not in (None, eos)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings: model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     tokenizer.padding_side = 'left'
-    for c in (model.config, model.generation_config):
-        c.pad_token_id, c.eos_token_id, c.bos_token_id = tokenizer.pad_token_id, eos, tokenizer.bos_token_id
+    special = dict(pad_token_id=tokenizer.pad_token_id, eos_token_id=eos, bos_token_id=tokenizer.bos_token_id)
+    for k, v in special.items(): setattr(model.config, k, v)
+    model.generation_config = GenerationConfig(do_sample=False, **special) # a penalty or top-p of the maker's would handicap the untuned student
 
 def _pad_token(tokenizer):
     "An existing token made for padding, else the unknown token, else a new one; never EOS or BOS"
@@ -245,7 +247,7 @@ def chat_template(
             "{%- set text = last.content if last.content is string else last.content | map(attribute='text') | join('') -%}"
             + bos + "{{- 'Q: ' + text | trim + '\\nA:' -}}")
 
-# %% ../nbs/04_student.ipynb #731337d3
+# %% ../nbs/04_student.ipynb #c0f04da8
 @patch
 def save(
     self: Student,
@@ -253,11 +255,8 @@ def save(
     card: str = '',   # text of the model card, README.md
 ) -> Path: # the folder
     "Write weights (safetensors), tokenizer with chat template, generation settings and model card; whole or not at all."
-    from transformers import GenerationConfig
-    path, tok = Path(path), self.tokenizer
+    path, tok = Path(path).expanduser(), self.tokenizer
     tok.chat_template = chat_template(tok)
-    self.model.generation_config = GenerationConfig(do_sample=False, eos_token_id=tok.eos_token_id, pad_token_id=tok.pad_token_id,
-                                                    bos_token_id=tok.bos_token_id)
     with _whole_folder(path) as new, quiet():
         self.model.save_pretrained(new)
         tok.save_pretrained(new)

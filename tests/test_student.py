@@ -197,3 +197,10 @@ def test_a_folder_named_like_a_short_name_is_no_obstacle(tmp_path, monkeypatch):
 def test_a_damaged_gguf_is_one_line(tmp_path):
     (tmp_path/'broken.gguf').write_bytes(b'GGUF but no more')
     with pytest.raises(DistillError, match='cannot load'): Student.load(tmp_path/'broken.gguf')
+
+
+def test_generation_settings_of_the_maker_do_not_reach_the_answers():
+    plain, model = tiny_student(), tiny_student().model
+    model.generation_config.update(repetition_penalty=5., do_sample=True, top_p=0.1)
+    assert Student(model, plain.tokenizer, 'again').answer(TASKS, max_new_tokens=12) == plain.answer(TASKS, max_new_tokens=12)
+    assert model.generation_config.repetition_penalty in (None, 1.0)

@@ -601,7 +601,7 @@ def _deliver(self: _Queue, job, reply):
     job.asking.inbox.put((job.key, reply))
     self._left(job)
 
-# %% ../nbs/01_teacher.ipynb #4da86416
+# %% ../nbs/01_teacher.ipynb #7f61bade
 @patch
 def _troubled(self: _Queue, job, e, sent):
     "Try again, give up this prompt, or stop everything"
@@ -636,10 +636,9 @@ def _stop(self: _Queue, job, message):
 
 @patch
 def _give_up(self: _Queue, job, e):
-    kind = 'filtered' if e.kind == 'filtered' else 'failed'
-    usage = Usage(failed=int(kind == 'failed'))
-    self._paid(job.asking.stage, usage)
-    self._deliver(job, Reply(None, kind, str(e), job.key, usage))
+    if e.kind == 'filtered': return self._arrived(job, None, 'filtered', str(e), dict(prompt_tokens=0)) # an answer of its kind, which is kept
+    self._paid(job.asking.stage, Usage(failed=1))
+    self._deliver(job, Reply(None, 'failed', str(e), job.key, Usage(failed=1)))
 
 # %% ../nbs/01_teacher.ipynb #b60907f6
 def _amount(usage, rates):

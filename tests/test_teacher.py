@@ -518,3 +518,13 @@ def test_a_text_that_was_broken_off_is_no_answer():
     from llm_distill.teacher import read_reply
     body = dict(choices=[dict(index=0, message=dict(content='Find the'), finish_reason='error')])
     assert read_reply(body)[1:] == ('cut', "broken off; finish_reason is 'error'")
+
+
+def test_a_prompt_that_the_endpoint_refuses_to_read_is_kept_as_filtered(tmp_path):
+    from server import error
+    with Server(echo=True) as server:
+        server.answer = lambda body, headers: (400, json.loads(error('The prompt was filtered.', code='content_filter')))
+        for _ in range(2):
+            reply, = Teacher('m', server.url, cache=tmp_path/'c', progress=False).ask(['something bad'], 'labeling')
+            assert (reply.kind, reply.text) == ('filtered', None) and 'was filtered' in reply.reason
+        assert len(server.log) == 1

@@ -9,12 +9,12 @@ __all__ = ['metric_names', 'system_names', 'read_scores', 'markdown_table', 'tab
            'plot_losses', 'plot_steps', 'leakage_note', 'plot_leakage', 'worst', 'html_table', 'report',
            'write_results']
 
-# %% ../nbs/07_results.ipynb #006493fc
+# %% ../nbs/07_results.ipynb #83b26b83
 import base64, io, json
 from collections import Counter
 from html import escape
 from pathlib import Path
-from .evaluation import same_step
+from .metrics import same_step
 from .prompts import DistillError, read_jsonl, steps, write_text
 
 # %% ../nbs/07_results.ipynb #20fd06be

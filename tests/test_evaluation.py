@@ -2,14 +2,14 @@
 import itertools, json
 import numpy as np
 import pytest
-from llm_distill import evaluation as ev
+from llm_distill import evaluation as ev, metrics
 from llm_distill.prompts import DistillError, SeedPrompt, load_prompt, read_jsonl, recordings, steps, write_jsonl
 from llm_distill.synthesis import embed
 
 seed = load_prompt(recordings/'apartments.toml')
 
 @pytest.fixture(scope='module')
-def encode(): return ev.remember()
+def encode(): return metrics.remember()
 
 @pytest.fixture(scope='module')
 def recorded():
@@ -33,7 +33,7 @@ def test_similarity_is_the_cosine_of_sentence_transformers(recorded, encode):
     from sklearn.metrics.pairwise import paired_cosine_distances
     _, expected, again = recorded['same']
     a, b = embed(again[:10]), embed(expected[:10])
-    got = ev.similarity(again[:10], expected[:10], encode)
+    got = metrics.similarity(again[:10], expected[:10], encode)
     assert np.allclose(got, pairwise_cos_sim(a, b).numpy(), atol=1e-5)
     assert np.allclose(got, 1 - paired_cosine_distances(a, b), atol=1e-5)
 
@@ -45,24 +45,24 @@ def test_step_f1_is_the_best_of_all_assignments():
         c = np.clip(encode(p) @ encode(e).T, 0, 1)
         if len(p) > len(e): c = c.T
         best = max(sum(c[i, j] for i, j in enumerate(o)) for o in itertools.permutations(range(c.shape[1]), c.shape[0]))
-        assert ev.step_f1([', '.join(p)], [', '.join(e)], encode)[0] == pytest.approx(2*best/(len(p) + len(e)))
+        assert metrics.step_f1([', '.join(p)], [', '.join(e)], encode)[0] == pytest.approx(2*best/(len(p) + len(e)))
 
 @pytest.mark.parametrize('name, sets', [('echo', ((.780, .357), (.764, .355))), ('teacher', ((.942, .767), (.939, .763)))])
 def test_recorded_numbers(recorded, encode, name, sets):
     "What was measured on the recordings, independently of this code"
     for (tasks, expected, again), (sim, f1) in zip((recorded['same'], recorded['different']), sets):
         predicted = tasks if name == 'echo' else again
-        assert ev.similarity(predicted, expected, encode).mean() == pytest.approx(sim, abs=2e-3)
-        assert ev.step_f1(predicted, expected, encode).mean() == pytest.approx(f1, abs=4e-3)
+        assert metrics.similarity(predicted, expected, encode).mean() == pytest.approx(sim, abs=2e-3)
+        assert metrics.step_f1(predicted, expected, encode).mean() == pytest.approx(f1, abs=4e-3)
 
 def test_order_of_steps_and_of_items(recorded, encode):
     "Step F1 ignores the order of steps; scores of items do not depend on their neighbours"
     _, expected, again = recorded['different']
     turned = [', '.join(reversed(steps(o))) for o in again]
-    scores = ev.step_f1(again, expected, encode)
-    assert np.allclose(scores, ev.step_f1(turned, expected, encode))
-    assert np.allclose(scores[::-1], ev.step_f1(again[::-1], expected[::-1], encode))
-    assert np.allclose(scores, ev.step_f1(expected, again, encode))
+    scores = metrics.step_f1(again, expected, encode)
+    assert np.allclose(scores, metrics.step_f1(turned, expected, encode))
+    assert np.allclose(scores[::-1], metrics.step_f1(again[::-1], expected[::-1], encode))
+    assert np.allclose(scores, metrics.step_f1(expected, again, encode))
 
 # ---- answers
 
@@ -127,14 +127,14 @@ def test_each_text_is_embedded_once(tmp_path, recorded):
     tasks, expected, again = (o[:8] for o in recorded['same'])
     seen = []
     def counting(texts): seen.extend(texts); return embed(texts)
-    ev.score_run(saved_run(tmp_path, dict(teacher=again, echo=tasks, distilled=again), tasks, expected), ev.remember(counting))
+    ev.score_run(saved_run(tmp_path, dict(teacher=again, echo=tasks, distilled=again), tasks, expected), metrics.remember(counting))
     assert len(seen) == len(set(seen)) > 0
 
 @pytest.mark.parametrize('system, low, high', [('empty', 0, 0), ('perfect', 1, 1), ('constant', .1, .45), ('endless', 0, .35)])
 def test_degenerate_students(recorded, encode, system, low, high):
     tasks, expected, _ = recorded['same']
     predicted = dict(empty=['']*50, perfect=expected, constant=expected[:1]*50, endless=[', '.join(steps(e)[:1]*30) for e in expected])[system]
-    assert low - 1e-4 <= ev.step_f1(predicted, expected, encode).mean() <= high + 1e-4
+    assert low - 1e-4 <= metrics.step_f1(predicted, expected, encode).mean() <= high + 1e-4
 
 def test_errors_name_what_to_do(tmp_path):
     with pytest.raises(DistillError, match='stage `evaluate`'): ev.score_run(tmp_path)
@@ -149,8 +149,8 @@ def test_rouge_l_and_token_f1_against_rouge_score(recorded):
     assert len(pairs) > 80
     theirs = [scorer.score(e, p) for p, e in pairs]
     predicted, expected = zip(*pairs)
-    assert ev.rouge_l(predicted, expected) == pytest.approx([o['rougeL'].fmeasure for o in theirs])
-    assert ev.token_f1(predicted, expected) == pytest.approx([o['rouge1'].fmeasure for o in theirs])
+    assert metrics.rouge_l(predicted, expected) == pytest.approx([o['rougeL'].fmeasure for o in theirs])
+    assert metrics.token_f1(predicted, expected) == pytest.approx([o['rouge1'].fmeasure for o in theirs])
 
 def test_common_subsequence_against_dynamic_programming():
     from difflib import SequenceMatcher # no LCS, but a lower bound
@@ -160,7 +160,7 @@ def test_common_subsequence_against_dynamic_programming():
         table = np.zeros((len(a) + 1, len(b) + 1), int)
         for i, x in enumerate(a):
             for j, y in enumerate(b): table[i+1, j+1] = table[i, j] + 1 if x == y else max(table[i, j+1], table[i+1, j])
-        assert ev._common_subsequence(a, b) == table[-1, -1] >= sum(m.size for m in SequenceMatcher(None, a, b, False).get_matching_blocks())
+        assert metrics._common_subsequence(a, b) == table[-1, -1] >= sum(m.size for m in SequenceMatcher(None, a, b, False).get_matching_blocks())
 
 def test_order_is_kendalls_tau():
     from scipy.stats import kendalltau
@@ -168,14 +168,14 @@ def test_order_is_kendalls_tau():
     for k in range(2, 9):
         ranks = rng.permutation(k)
         pairs = tuple((i, int(j), .9) for i, j in enumerate(ranks))
-        m = ev.Match(tuple('abcdefghi'[:k]), tuple('abcdefghi'[:k]), tuple(rng.permutation(np.array(pairs, dtype=object)).tolist()))
+        m = metrics.Match(tuple('abcdefghi'[:k]), tuple('abcdefghi'[:k]), tuple(rng.permutation(np.array(pairs, dtype=object)).tolist()))
         assert m.order() == pytest.approx(kendalltau(range(k), ranks).statistic)
 
 def test_step_metrics_by_hand():
     "p = x, y, and z that is 0.8 y; e = y, x: cosines 1, 1; one superfluous step"
     vectors = dict(x=(1, 0), y=(0, 1), z=(.6, .8), w=(-1, 0))
     encode = lambda texts: np.array([vectors[t] for t in texts], dtype=float).reshape(-1, 2)
-    value = lambda name, p, e: ev.metrics_for('steps')[name]([p], [e], encode)[0]
+    value = lambda name, p, e: metrics.metrics_for('steps')[name]([p], [e], encode)[0]
     assert [value(m, 'x, y, z', 'y, x') for m in ('step_precision', 'step_recall', 'step_f1')] == pytest.approx([2/3, 1, 4/5])
     assert [value(m, 'x, y, z', 'y, x') for m in ('strict_precision', 'strict_recall', 'strict_f1', 'step_order', 'step_count')] == pytest.approx([2/3, 1, 4/5, -1, 3])
     assert [value(m, 'z', 'x, y') for m in ('step_precision', 'step_recall', 'strict_recall')] == pytest.approx([.8, .4, .5])
@@ -183,16 +183,16 @@ def test_step_metrics_by_hand():
     assert [value(m, '', 'x') for m in ('step_recall', 'strict_f1', 'format')] == [0, 0, 0] and np.isnan(value('step_order', '', 'x'))
 
 def test_form_and_its_metrics(recorded):
-    assert ev.form(recorded['same'][1]) == ev.form(recorded['different'][1]) == 'steps'
-    assert ev.form(['{"a": 1}']*9 + ['x']) == 'json' and ev.form(['It is.', 'Paris', 'a, b']) == 'text' and ev.form([]) == 'text'
+    assert metrics.form(recorded['same'][1]) == metrics.form(recorded['different'][1]) == 'steps'
+    assert metrics.form(['{"a": 1}']*9 + ['x']) == 'json' and metrics.form(['It is.', 'Paris', 'a, b']) == 'text' and metrics.form([]) == 'text'
     row = ev.score([dict(task=str(i), expected='{"a": 1, "b": 2}', prediction='{"a": 1}') for i in range(4)], 'same', 'x')
     assert row['main'] == 'field_match' and row['field_match']['mean'] == .5 and row['format']['mean'] == 0 and {'similarity', 'step_f1'} <= set(row)
 
 def test_own_metric_leaves_items_out(encode):
     data = [dict(task=str(i), expected=e, prediction='ab') for i, e in enumerate(['a', 'b', 'c', ''])]
-    row = ev.score(data, 'same', 'x', encode, dict(within=ev.own(lambda p, e: None if not e else e in p)))
+    row = ev.score(data, 'same', 'x', encode, dict(within=metrics.own(lambda p, e: None if not e else e in p)))
     assert row['main'] == 'within' and row['n'] == 4 and row['within']['mean'] == pytest.approx(2/3, abs=1e-4)
-    none = ev.score(data, 'same', 'x', encode, dict(never=ev.own(lambda p, e: None)))
+    none = ev.score(data, 'same', 'x', encode, dict(never=metrics.own(lambda p, e: None)))
     assert none['never'] == dict(mean=None, low=None, high=None) and 'NaN' not in json.dumps(none)
 
 # ---- comparisons
@@ -234,7 +234,7 @@ def test_systems_are_paired_by_task(tmp_path, recorded, encode):
     saved_run(tmp_path, dict(teacher=again[:2:-1]), tasks[:2:-1], expected[:2:-1])
     row = ev.score_run(tmp_path, encode)[0]
     assert row['against']['teacher']['n'] == 7 and row['against']['one_shot']['n'] == 10
-    assert row['against']['teacher']['mean'] == pytest.approx(np.mean(1 - ev.step_f1(again[3:], expected[3:], encode)), abs=1e-3)
+    assert row['against']['teacher']['mean'] == pytest.approx(np.mean(1 - metrics.step_f1(again[3:], expected[3:], encode)), abs=1e-3)
 
 # ---- leakage, items, scale
 
@@ -258,7 +258,7 @@ def test_item_scores_add_up_to_the_scores(tmp_path, recorded, encode):
 
 def test_ten_thousand_predictions_need_no_more_than_arrays():
     "Work and memory that grow with n only: thousands of items with an encoder that costs nothing"
-    encode = ev.remember(random_encoder(16))
+    encode = metrics.remember(random_encoder(16))
     rng = np.random.default_rng(0)
     say = lambda: ', '.join(f'do {i}' for i in rng.integers(0, 500, 4))
     row = ev.score([dict(task=str(i), expected=say(), prediction=say()) for i in range(10_000)], 'same', 'x', encode)

@@ -7,7 +7,7 @@ import yaml
 from packaging.requirements import Requirement
 
 repo = Path(__file__).resolve().parents[1]
-numbered = sorted((repo/'nbs').glob('[0-9][0-9]_*.ipynb'))
+numbered = sorted((repo/'nbs').glob('[0-9][0-9]*_*.ipynb'))
 others = [p for p in (repo/'nbs'/'index.ipynb', *sorted((repo/'nbs'/'tutorials').glob('*.ipynb'))) if p.exists()]
 modules = sorted(p.stem for p in (repo/'llm_distill').glob('*.py') if not p.stem.startswith('_'))
 ini = configparser.ConfigParser(delimiters=['='])
@@ -67,17 +67,22 @@ def test_export_and_clean_change_nothing(copy):
     assert [k for k in before if before[k] != after[k]] == [], 'run nbdev-export and nbdev-clean'
 
 
-def test_numbers_are_consecutive(): assert [int(p.stem[:2]) for p in numbered] == list(range(len(numbered)))
+def name(path): return path.stem.split('_', 1)[1]
 
 
-def test_modules_are_the_notebooks(): assert modules == sorted(p.stem[3:] for p in numbered)
+def test_numbers_are_consecutive():
+    "`02a` stands between 02 and 03"
+    assert list(dict.fromkeys(int(p.stem[:2]) for p in numbered)) == list(range(int(numbered[-1].stem[:2]) + 1))
+
+
+def test_modules_are_the_notebooks(): assert modules == sorted(map(name, numbered))
 
 
 @pytest.mark.parametrize('path', numbered, ids=lambda p: p.stem)
 def test_notebook_begins_as_all_do(path):
     head, exp = cells(path)[:2]
     assert re.match(r'# \S.*\n\n> \S', source(head)), 'a title and a one-line summary come first'
-    assert source(exp).strip() == f'#| default_exp {path.stem[3:]}'
+    assert source(exp).strip() == f'#| default_exp {name(path)}'
 
 
 @pytest.mark.parametrize('path', numbered, ids=lambda p: p.stem)
@@ -113,8 +118,8 @@ def test_imported_finds_every_form():
 
 @pytest.mark.parametrize('path', numbered, ids=lambda p: p.stem)
 def test_imports_only_from_lower_numbers(path):
-    rank = {p.stem[3:]: p.stem for p in numbered}
-    tree = ast.parse((repo/'llm_distill'/f'{path.stem[3:]}.py').read_text(encoding='utf-8'))
+    rank = {name(p): p.stem for p in numbered}
+    tree = ast.parse((repo/'llm_distill'/f'{name(path)}.py').read_text(encoding='utf-8'))
     assert [rank[n] for n in imported(tree, rank) if rank[n] >= path.stem] == []
 
 

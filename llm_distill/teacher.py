@@ -31,7 +31,7 @@ class Usage:
     @property
     def tokens(self): return self.prompt_tokens + self.completion_tokens
 
-# %% ../nbs/01_teacher.ipynb #c8c60d3e
+# %% ../nbs/01_teacher.ipynb #ef41ce7f
 @dataclass(frozen=True, slots=True)
 class Reply:
     "The teacher's reply to one prompt."
@@ -40,8 +40,13 @@ class Reply:
     reason: str            # why there is no text, in one line; empty for `ok`
     key: str               # hash of the request and its sample index: the row in the cache
     usage: Usage = Usage() # what this reply cost now
+    part: str | None = None # what had come of a reply that was cut
 
 _hit = Usage(cached=1) # what every reply from the cache costs
+
+def _reply(text, kind, reason, key, usage):
+    "A `Reply` that shows a text that did not come to its end only as `part`"
+    return Reply(text if kind == 'ok' else None, kind, reason, key, usage, text if kind == 'cut' else None)
 
 # %% ../nbs/01_teacher.ipynb #9d364312
 _canonical = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(',', ':')).encode
@@ -54,7 +59,7 @@ def request_key(
     "The row of a request in the cache."
     return hashlib.blake2b(_canonical([endpoint, request, sample]).encode('utf-8', 'surrogatepass'), digest_size=16).hexdigest()
 
-# %% ../nbs/01_teacher.ipynb #64341400
+# %% ../nbs/01_teacher.ipynb #59edd74c
 _schema = '''create table if not exists replies (key text primary key, model text, stage text, sample integer, kind text, reason text, reply text,
     prompt_tokens integer, completion_tokens integer, cost real, created real, request text) without rowid;
 create table if not exists batches (digest text primary key, endpoint text, batch text, created real, keys text)'''
@@ -101,7 +106,7 @@ def get(
 ) -> dict[str, Reply]: # only those that are there
     "Look up many replies at once."
     rows = self.execute(f'select key, kind, reason, reply from replies where key in ({",".join("?"*len(keys))})', tuple(keys))
-    return {k: Reply(json.loads(text)['text'] if kind == 'ok' else None, kind, reason, k, _hit) for k, kind, reason, text in rows}
+    return {k: _reply(json.loads(text)['text'], kind, reason, k, _hit) for k, kind, reason, text in rows}
 
 @patch
 def put(
@@ -548,7 +553,7 @@ def _landed(self: _Queue, task):
         self.halt(e)
     self._pump()
 
-# %% ../nbs/01_teacher.ipynb #a6051d64
+# %% ../nbs/01_teacher.ipynb #18874768
 @patch
 def _affordable(self: _Queue, job):
     if self.budget is None: return True
@@ -589,7 +594,7 @@ def _arrived(self: _Queue, job, text, kind, reason, counts):
     counts = counts or dict(prompt_tokens=job.tokens, completion_tokens=estimate_tokens(text or '')) # an endpoint that does not count is estimated
     n_in, n_out = (counts.get(k) or 0 for k in ('prompt_tokens', 'completion_tokens'))
     usage = Usage(1, 0, 0, n_in, n_out, n_in*self.rates[0] + n_out*self.rates[1] if self.rates else 0.)
-    reply = Reply(text if kind == 'ok' else None, kind, reason, job.key, usage)
+    reply = _reply(text, kind, reason, job.key, usage)
     try: self.cache.put(reply, text, job.asking.stage, job.asking.sample, job.request)
     except sqlite3.Error as e: raise TeacherError(f'cannot write to the cache {self.cache.path}: {e}') from None
     self.ratio, self.dry = max(self.ratio, n_in/job.tokens/1.5), 0
@@ -913,7 +918,7 @@ def _wire_key(request, sample):
     "What tells recorded requests apart: all but the model"
     return request_key('', {k: v for k, v in request.items() if k != 'model'}, sample)
 
-# %% ../nbs/01_teacher.ipynb #425e3b42
+# %% ../nbs/01_teacher.ipynb #8b9d6094
 class recording_app:
     "An ASGI app that answers Chat Completions from recordings."
     def __init__(self,
@@ -951,12 +956,16 @@ def answer(
     row = self.traffic.get(_wire_key(_logical(body), int(headers.get('x-llm-distill-sample', 0))))
     if row: return 200, _completion(body, row['text'], row['kind'], row.get('prompt_tokens'), row.get('completion_tokens'))
     if stage == 'synthesis' and self.seeds: return self._new_tasks(body, prompt)
-    found = re.search(r'(?:.*\n|^)Q: ([^\n]*)\nA:\s*$', prompt, re.S)
-    task = found[1] if found else prompt
+    task = _task_in(body['messages']) or prompt
     if task not in self.tasks: return _error(404, f'no recorded reply for {task[:200]!r}')
     text = self.tasks[task][-1 if stage == 'evaluation' else 0]
     for stop in _logical(body).get('stop', ()): text = text.split(stop)[0]
     return 200, _completion(body, text)
+
+def _task_in(messages):
+    "The last question of the last message; where that has none, as when an answer is asked for again, of the first user message that has one"
+    asked = [messages[-1], *(o for o in messages if o['role'] == 'user')]
+    return next((m[1] for o in asked if (m := re.search(r'(?:.*\n|^)Q: ([^\n]*)\nA:\s*$', o['content'], re.S))), None)
 
 @patch
 def _new_tasks(self: recording_app, body, prompt):

@@ -519,11 +519,11 @@ def _head(splits, name, free):
                       'task_categories:', '- text-generation', 'tags:', '- synthetic', '- llm_distill', 'size_categories:',
                       f'- {_size(sum(map(len, splits.values())))}', 'configs:', '- config_name: default', '  data_files:', *files, '---'])
 
-# %% ../nbs/03_labeling.ipynb #2f121903
+# %% ../nbs/03_labeling.ipynb #d28b027b
 def dataset_card(
     seed: SeedPrompt,                 # the prompt that was distilled
     splits: dict,                     # split -> its rows: a `datasets.Dataset` or a list of dicts
-    teacher: dict,                    # what `Teacher.describe` says: `model` and `endpoint`
+    teacher: dict,                    # what `Teacher.describe` says: `model` and `endpoint`; empty if that is not known
     rejects: list[dict] = (),         # rows with `stage` and `filter`
     closest: dict | None = None,      # the closest pair of a test and a training task: `task`, `closest` and `cosine`
     other: SeedPrompt | None = None,  # the prompt of `test_different`
@@ -561,7 +561,7 @@ def _counts(splits):
 def _making(teacher, settings):
     "Who answered, and how"
     yield '## Teacher'
-    yield f'`{teacher.get("model")}` at `{teacher.get("endpoint")}`.'
+    yield f'`{teacher["model"]}` at `{teacher.get("endpoint")}`.' if teacher.get('model') else 'It is not recorded which teacher was asked, if any.'
     if told := {k: v for k, v in (settings or {}).items() if v not in (None, {}, [], '')}:
         yield 'How the answers were taken: ' + ', '.join(f'{k} {_shown(_line(v, 300))}' for k, v in told.items()) + '.'
 
@@ -590,7 +590,7 @@ def _licence(teacher, free):
         return ('Questions and answers are recordings that come with llm_distill, written by Claude and dedicated to the public domain (CC0). They were '
                 'written in a few passes, not by one API call an item, and a temperature was imitated, not sampled.')
     replayed = str(teacher.get('endpoint')).startswith('recorded:')
-    return (f"The answers are output of `{teacher.get('model')}`. "
+    return (f"The answers are output of {'`' + teacher['model'] + '`' if teacher.get('model') else 'a model that is not recorded here'}. "
             + 'They were replayed from a recording; the terms are those of the model that was recorded. '*replayed
             + "The terms of use of the teacher's provider decide what may be done with them, and some forbid to train models with them that compete with "
               'its own. Read them before you publish these rows or train on them; no licence is stated here for that reason.')

@@ -437,6 +437,11 @@ def test_only_the_recordings_of_the_package_are_free(tmp_path):
     assert 'CC0' not in mine and 'license:' not in mine and 'recorded' in mine and 'terms of use' in mine
 
 
+def test_a_card_without_a_teacher_makes_none_up():
+    card = dataset_card(seed, dict(train=rows(1)), {})
+    assert 'None' not in card and 'not recorded' in card and 'terms of use' in card
+
+
 def test_the_closest_pair():
     assert closest_pair(tasks[:3], [tasks[5], tasks[1]]) == dict(task=tasks[1], closest=tasks[1], cosine=1.)
     assert closest_pair([], tasks) is None and closest_pair(tasks, []) is None

@@ -519,7 +519,7 @@ def _head(splits, name, free):
                       'task_categories:', '- text-generation', 'tags:', '- synthetic', '- llm_distill', 'size_categories:',
                       f'- {_size(sum(map(len, splits.values())))}', 'configs:', '- config_name: default', '  data_files:', *files, '---'])
 
-# %% ../nbs/03_labeling.ipynb #d28b027b
+# %% ../nbs/03_labeling.ipynb #f255fe8f
 def dataset_card(
     seed: SeedPrompt,                 # the prompt that was distilled
     splits: dict,                     # split -> its rows: a `datasets.Dataset` or a list of dicts
@@ -539,7 +539,7 @@ def dataset_card(
 
 def _what(seed, other):
     "The prompts"
-    yield ('Pairs of a question and the answer of a large language model, made with [llm_distill](https://pypi.org/project/llm_distill/) to teach a '
+    yield ('Pairs of a question and the answer of a large language model, made with llm_distill to teach a '
            'small model one job. Questions and answers are synthetic.')
     for p, title in ((seed, 'The prompt'), (other, 'The prompt of `test_different`')):
         if not p: continue

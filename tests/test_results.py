@@ -197,3 +197,89 @@ def test_report_spreads_twenty_examples_from_worst_to_best(run_dir):
     assert '<now>' not in text and '&lt;now&gt;' in text and '<b>missing</b> c' in text and text.count('<b>step 1</b> a') == 40
     for t in 'Table 1', 'Table 2': assert t in text
     assert '0.703 (0.653 to 0.753)' in text
+
+# ---- the data, seed questions, and text that models wrote
+
+hostile = 'a\n\x1b[31m | [x](javascript:1) <img src=x> `b` *c* <script>\x00\u202e end'
+
+def with_data(run_dir, text='Do it.'):
+    "The files of the data, in which a model wrote `text`"
+    for s in 'train', 'test_same', 'test_different':
+        write_jsonl(run_dir/f'{s}.jsonl', [dict(task=f'{text} {s} {i}', completion='a, b', seed=text) for i in range(4)])
+    write_jsonl(run_dir/'tasks.jsonl', [dict(task=f'{text} {s} {i}', split=s, seed=text) for s in ('train', 'test_same') for i in range(4)])
+    write_jsonl(run_dir/'rejects.jsonl', [dict(stage='synthesis', filter=text, task=text, reason=text), dict(stage='labeling', filter='form', task=text, reason=text)])
+    write_jsonl(run_dir/'data_map.jsonl', [dict(task=text, split='train', x=0., y=1.)])
+    return run_dir
+
+def alts(md): return {name: alt for alt, name in re.findall(r'^!\[(.*)\]\(figures/(\w+)\.png\)$', md, re.M)}
+
+def test_figures_tell_their_numbers_in_words(run_dir):
+    found = alts(results.write_results(with_data(run_dir)).read_text())
+    assert list(found) == ['scores', 'losses', 'steps', 'leakage', 'data_lengths', 'data_steps', 'data_openings', 'data_map', 'data_filters']
+    assert 'step F1 on the same seed prompt: distilled student, zero-shot 0.70, untuned student, 1-shot 0.31' in found['scores']
+    assert 'training 2.00 in the first of 30 steps, 0.07 in the last; validation 1.00 after epoch 1, 0.33 after epoch 3, lowest 0.33 after epoch 3' in found['losses']
+    assert 'on the same seed prompt: teacher 3.0, distilled student, zero-shot 2.0, untuned student, 1-shot 1.0' in found['steps']
+    assert 'on the same seed prompt: 0.15 (cosine 0.00 to 0.12), ' in found['leakage'] # 0 to 12 of 40, in fortieths
+    assert 'training set: 4 tasks, median 4 words (4 to 4)' in found['data_lengths'] and 'Synthesis: 8 of 9 tasks accepted (rejected: Do it. 1)' in found['data_filters']
+
+def test_report_shows_the_data_where_it_is_there(run_dir):
+    assert 'The data' not in results.report(run_dir)
+    page = Page(results.report(with_data(run_dir)))
+    pictures = [a for t, a in page.tags if t == 'img']
+    assert not page.open and len(pictures) == 9 and 'The data' in page.text and page.text.count('The data') == 1
+    assert any('4 tasks, median 4 words' in a['alt'] for a in pictures)
+
+def test_a_damaged_file_of_the_data_is_named(run_dir):
+    (with_data(run_dir)/'data_map.jsonl').write_text('{"x": 1}')
+    with pytest.raises(DistillError, match='data_map.jsonl has a malformed row .* run the stage `label` again'): results.write_results(run_dir)
+    assert not (run_dir/'results.md').exists() and not (run_dir/'report.html').exists()
+
+def by_seed(run_dir, seeds):
+    "A run whose first test set comes from several seed questions; the scores of the distilled student are .1, .2, ... and those of others half"
+    tasks = [f'Task {i}' for i in range(6)]
+    write_jsonl(run_dir/'test_same.jsonl', [dict(task=t, completion='a, b', seed=seeds[i % len(seeds)]) for i, t in enumerate(tasks)])
+    items = [dict(test_set=k, system=s, task=t, expected='a', prediction='a', pairs=[], step_f1=(i + 1)/10 if s == 'distilled' else (i + 1)/20)
+             for k in ('same', 'different') for s in ('distilled', 'one_shot', 'echo', 'teacher') for i, t in enumerate(tasks) if (s, i) != ('teacher', 0)]
+    write_jsonl(run_dir/'item_scores.jsonl', items)
+    write_jsonl(run_dir/'leakage.jsonl', [dict(test_set='same', task=t, closest='x', cosine=.3, overlap=False) for t in tasks])
+    return results.tables(run_dir)
+
+def test_seed_questions_have_a_table_of_their_own(run_dir):
+    assert 'by seed question' not in by_seed(run_dir, ['A?'])
+    text = by_seed(run_dir, ['A?', 'B?'])
+    rows = [[c.strip() for c in o.strip('|').split('|')] for o in text.split('by seed question')[1].splitlines() if o.startswith('|') and '--' not in o]
+    assert rows[0] == ['seed question', *(results.system_names[s] for s in ('distilled', 'one_shot', 'teacher')), 'n']
+    assert rows[1:] == [['A?', '0.300', '0.150', '0.200', '3'], ['B?', '0.400', '0.200', '0.200', '3']] # the teacher lacks its first answer, .05
+    page = Page(results.report(run_dir))
+    assert 'Table 1 by seed question: step F1, means' in page.text and '0.300' in page.text
+    (run_dir/'test_same.jsonl').unlink()
+    assert 'by seed question' not in results.tables(run_dir)
+
+def rendered(text):
+    "Tags and text of Markdown as a browser of repositories shows it"
+    from markdown_it import MarkdownIt
+    return Page(re.sub('<(img|br|hr)([^>]*?)/>', r'<\1\2>', MarkdownIt('commonmark').enable(['table', 'strikethrough']).render(text)))
+
+def test_what_a_model_wrote_is_text_in_results_and_report(run_dir):
+    by_seed(with_data(run_dir, hostile), [hostile, 'B?'])
+    write_jsonl(run_dir/'item_scores.jsonl', [r | dict(task=r['task'] + hostile, expected=f'{hostile}, b', prediction=f'{hostile}, d') for r in read_jsonl(run_dir/'item_scores.jsonl')])
+    write_jsonl(run_dir/'leakage.jsonl', [r | dict(task=r['task'] + hostile, closest=hostile, overlap=True) for r in read_jsonl(run_dir/'leakage.jsonl')])
+    write_jsonl(run_dir/'test_same.jsonl', [r | dict(task=r['task'] + hostile) for r in read_jsonl(run_dir/'test_same.jsonl')])
+    rows = json.loads((run_dir/'scores.json').read_text())
+    for r in rows: r['against'] = {hostile: difference(.1)} | r.get('against', {})
+    write_json(run_dir/'scores.json', rows + [row(hostile, 'same', .5, .5)])
+    md = results.write_results(run_dir).read_text()
+    html = (run_dir/'report.html').read_text()
+    for text in md, html, results.tables(run_dir), results.verdict(run_dir), results.more_tables(run_dir): assert not re.search('[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e]', text)
+    page = rendered(md)
+    assert not {'a', 'script', 'em', 'code'} & {t for t, _ in page.tags} and all(a['src'].startswith('figures/') for t, a in page.tags if t == 'img')
+    assert [t for t, _ in page.tags].count('table') == 5 and [t for t, _ in page.tags].count('img') == 9
+    assert 'a \\x1b[31m | [x](javascript:1) <img src=x> `b` *c* <script>\\x00\\u202e end' in ''.join(page.text)
+    page = Page(html)
+    assert not page.open and not {'script', 'a'} & {t for t, _ in page.tags} and all(a['src'].startswith('data:') for t, a in page.tags if t == 'img')
+
+@pytest.mark.parametrize('gap', [{}, dict(seed=None), dict(seed=3)])
+def test_rows_of_older_runs_know_no_seed_question(run_dir, gap):
+    by_seed(run_dir, ['A?', 'B?'])
+    write_jsonl(run_dir/'test_same.jsonl', [{k: v for k, v in r.items() if k != 'seed'} | gap for r in read_jsonl(run_dir/'test_same.jsonl')])
+    assert 'by seed question' not in results.tables(run_dir)

@@ -157,11 +157,11 @@ token_f1 = _each(lambda p, e: _token_f1(_words(p), _words(e)))
 rouge_l = _each(lambda p, e: _f1(_common_subsequence(_words(p), _words(e)), _words(p), _words(e)))
 length_ratio = _each(lambda p, e: len(_words(p))/max(1, len(_words(e))))
 
-# %% ../nbs/02a_metrics.ipynb #f7455936
+# %% ../nbs/02a_metrics.ipynb #d1bea69d
 def _object(text):
     "The JSON value in `text`, or None"
     try: return json.loads(text)
-    except ValueError: return None
+    except (ValueError, RecursionError): return None
 
 def _fields_equal(p, e):
     p, e = _object(p), _object(e)

@@ -34,6 +34,16 @@ def run(*args, **env):
     (['cache', 'stats', 'x'], "takes no file 'x'"),
     (['run', prompt, '--teacher', 'recorded', '--batch'], '--batch is for an endpoint'),
     (['run', prompt, '--seed', '4294967296'], '4294967296'),
+    (['run', prompt, '--tasks', 'gone.csv'], 'gone.csv'),
+    (['run', prompt, '--pairs', str(recordings/'README.md')], 'README.md'),
+    (['run', prompt, '--pairs', prompt.replace('.toml', '.jsonl')], 'apartments.jsonl has no `completion`'),
+    (['run', prompt, '--check', 'gone.json'], 'gone.json'),
+    (['run', prompt, '--check', 'regex:('], "'(' is not a regular expression"),
+    (['run', prompt, '--judge', 'gone.txt'], 'gone.txt'),
+    (['run', prompt, '--judge-threshold', '6'], "'6'"),
+    (['run', prompt, '--no-synthesis', '--other', prompt], 'ask_for_tasks'),
+    (['show', 'nowhere'], 'nowhere is not a run directory'),
+    (['push', 'nowhere', 'me/data'], 'nowhere is not a run directory'),
 ])
 def test_a_mistake_ends_in_one_line(args, says, tmp_path):
     done = subprocess.run([command, *args], capture_output=True, text=True, cwd=tmp_path)
@@ -57,7 +67,7 @@ def test_an_unknown_student_is_named_before_anything_is_paid(tmp_path):
         assert not server.log
 
 
-@pytest.mark.parametrize('name', ['', 'quickstart', 'run', 'plan', 'cache', 'complete', 'synthesize', 'label', 'finetune', 'evaluate', 'results'])
+@pytest.mark.parametrize('name', ['', 'quickstart', 'run', 'plan', 'cache', 'show', 'push', 'complete', 'synthesize', 'label', 'finetune', 'evaluate', 'results'])
 def test_help(name):
     done = run(*([name] if name else []), '--help')
     assert done.returncode == 0 and 'usage: llm-distill' in done.stdout
@@ -167,3 +177,22 @@ def test_a_run_by_batches_makes_the_same_pairs(tiny, tmp_path):
             assert done.returncode == 0, done.stderr
         assert any(r['stage'] == 'batch' for r in server.log)
     for file in 'tasks', 'train', 'test_same': assert (tmp_path/'plain'/f'{file}.jsonl').read_bytes() == (tmp_path/'batch'/f'{file}.jsonl').read_bytes()
+
+
+def test_own_rows_a_check_and_a_look_at_the_data(tiny, tmp_path):
+    "A whole data set without asking for a task: pairs from a CSV file, further tasks from a text file"
+    import csv
+    rows = read_jsonl(recordings/'apartments.jsonl')[:30]
+    with (tmp_path/'pairs.csv').open('w', newline='') as f:
+        out = csv.writer(f)
+        out.writerows([('task', 'completion'), *((r['task'], r['completions'][0].removesuffix('<END>')) for r in rows[:20])])
+    (tmp_path/'tasks.txt').write_text('\n'.join(r['task'] for r in rows[20:]) + '\n')
+    path = tmp_path/'run'
+    done = run('run', prompt, '--teacher', 'recorded', '--student', tiny, '--pairs', tmp_path/'pairs.csv', '--tasks', tmp_path/'tasks.txt', '--no-synthesis', '--n', 20,
+               '--n-test', 10, '--check', 'regex:.+, .+', '--run-dir', path, '--until', 'label')
+    assert done.returncode == 0, done.stderr
+    given = [r['teacher'] for f in ('test_same', 'train') for r in read_jsonl(path/f'{f}.jsonl')]
+    assert given == ['given']*20 + ['recorded at ' + json.loads((path/'run.json').read_text())['settings']['teacher']['endpoint']]*10
+    shown = run('show', path, '--n', 3, COLUMNS='100')
+    assert shown.returncode == 0 and '3 of 20 pairs' in shown.stdout and max(map(len, shown.stdout.splitlines()[1:])) <= 100
+    assert 'HF_TOKEN' in (pushed := run('push', path, 'me/data', HF_HUB_OFFLINE='0', HF_TOKEN='', HF_HOME=str(tmp_path))).stderr and pushed.returncode == 2

@@ -304,3 +304,59 @@ def test_what_cannot_be_used_is_listed_before_the_run_stops(tiny, tmp_path):
     with pytest.raises(DistillError, match='more than one line'): distill(seed, None, lines, tmp_path/'lines', student=tiny, n=5, n_test=3)
     rejects = [r for r in read_jsonl(tmp_path/'lines'/'rejects.jsonl') if r['stage'] == 'labeling']
     assert len(rejects) == 8 and all('\n' in r['reply'] for r in rejects)
+
+
+def test_a_task_of_another_kind(tiny, tmp_path):
+    "Requests become JSON objects, checked by a schema and scored by fields"
+    prompt, student = load_prompt(recordings/'reminders.toml'), shutil.copytree(tiny, tmp_path/'student')
+    config = json.loads((student/'config.json').read_text())
+    (student/'config.json').write_text(json.dumps(config | dict(max_position_embeddings=1024))) # room for two worked examples
+    run = distill(prompt, None, recorded_teacher(progress=False), tmp_path/'run', student=str(student), recipe=Recipe(epochs=1), n=45, n_test=15,
+                  check=str(recordings/'reminders.schema.json'))
+    rows = read_jsonl(run.path/'train.jsonl')
+    assert len(rows) == 45 and all(set(json.loads(r['completion'])) == {'action', 'what', 'who', 'when', 'where'} for r in rows)
+    scores = {r['system']: r for r in json.loads((run.path/'scores.json').read_text())}
+    assert {r['main'] for r in scores.values()} == {'field_match'}
+    assert scores['teacher']['field_match']['mean'] > .95 > .6 > scores['nearest']['field_match']['mean'] > scores['echo']['field_match']['mean'] == 0
+    assert 'fields equal' in (run.path/'results.md').read_text() and not (run.path/'figures'/'steps.png').exists()
+
+
+def test_answers_that_fail_the_check_are_rejected(tiny, tmp_path):
+    (tmp_path/'checks.py').write_text('def no_calls(task, answer):\n    if \'"call"\' in answer: return "it is a call"\n')
+    prompt = load_prompt(recordings/'reminders.toml')
+    run = distill(prompt, None, recorded_teacher(progress=False), tmp_path/'run', 'label', student=tiny, n=30, n_test=9, check=f'{tmp_path}/checks.py:no_calls', reask=1)
+    rejects = [r for r in read_jsonl(run.path/'rejects.jsonl') if r['stage'] == 'labeling']
+    kept = [r for f in ('train', 'test_same') for r in read_jsonl(run.path/f'{f}.jsonl')]
+    assert len(rejects) + len(kept) == 39 and rejects and not any('"call"' in r['completion'] for r in kept)
+    assert all(r['filter'] == 'check' and r['reason'] == 'it is a call' and '"call"' in r['reply'] for r in rejects)
+    assert run.record['usage']['labeling']['requests'] == 39 + len(rejects)
+    (tmp_path/'checks.py').write_text('def no_calls(task, answer): pass\n')
+    assert not any(r['stage'] == 'labeling' for r in read_jsonl(Run(run.path).go(recorded_teacher(progress=False), ('label',)).path/'rejects.jsonl'))
+
+
+def test_own_pairs_are_not_asked_again(tiny, tmp_path):
+    own = [dict(task=r['task'], completion=r['completions'][0].removesuffix('<END>')) for r in read_jsonl(recordings/'apartments.jsonl')[:24]]
+    run = distill(seed, None, recorded_teacher(progress=False), tmp_path/'run', 'label', student=tiny, n=20, n_test=4, pairs=own, ask_for_tasks=False)
+    assert 'labeling' not in run.record['usage'] and 'synthesis' not in run.record['usage']
+    train = read_jsonl(run.path/'train.jsonl')
+    assert [r['completion'] for r in train] == [o['completion'] for o in own[4:]] and {(r['teacher'], r['seed']) for r in train} == {('given', 'given')}
+    mixed = distill(seed, None, recorded_teacher(progress=False), tmp_path/'mixed', 'label', student=tiny, n=30, n_test=4, pairs=own)
+    assert mixed.record['usage']['labeling']['requests'] == 10 and len(read_jsonl(mixed.path/'train.jsonl')) == 30
+
+
+def test_two_seed_questions_share_the_tasks(tiny, tmp_path):
+    run = distill(seed, None, recorded_teacher(progress=False), tmp_path/'run', student=tiny, recipe=Recipe(epochs=1), n=20, n_test=6, questions=[other.question])
+    counts = {k: Counter(r['seed'] for r in read_jsonl(run.path/f'{k}.jsonl')) for k in ('train', 'test_same')}
+    assert counts == dict(train={seed.question: 10, other.question: 10}, test_same={seed.question: 3, other.question: 3})
+    assert other.question[:40] in (run.path/'results.md').read_text()
+
+
+def test_the_data_set_is_there_for_others(finished):
+    from datasets import load_dataset
+    found = load_dataset(str(finished.path/'dataset'))
+    assert {k: v.to_list() for k, v in found.items()} == {k: read_jsonl(finished.path/f'{k}.jsonl') for k in ('train', 'test_same', 'test_different')}
+    card = (finished.path/'dataset'/'README.md').read_text()
+    assert seed.instruction in card.replace('\\', '') and 'every tenth row' in card and 'CC0' in card
+    assert {f.name for f in (finished.path/'figures').glob('data_*.png')} >= {'data_lengths.png', 'data_steps.png', 'data_openings.png', 'data_map.png', 'data_filters.png'}
+    points = read_jsonl(finished.path/'data_map.jsonl')
+    assert len(points) == 42 and all(abs(p['x']) <= 1 and abs(p['y']) <= 1 for p in points)

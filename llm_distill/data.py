@@ -375,7 +375,7 @@ def filter_counts(
     named = {k: Counter(map(_filter, v)) for k, v in rejects.items()}
     return {k: ({'accepted': done[k]} if k in done else {}) | dict(c.most_common()) for k, c in named.items() if c or k in done}
 
-# %% ../nbs/06a_data.ipynb #170a5c13
+# %% ../nbs/06a_data.ipynb #6dd22c69
 def _sum_up(stage, counts, run_dir):
     "`Synthesis: 83 of 99 tasks accepted`; replies without a task are no candidates"
     title, what = _doing.get(stage, (one_line(stage, 32), 'candidates'))
@@ -412,7 +412,7 @@ def plot_filters(
 
 def _say_filters(run_dir):
     "The same in words"
-    rest = lambda v: ', '.join(f'{one_line(k, 32)} {n}' for k, n in v.items() if k != 'accepted') or 'none'
+    rest = lambda v: ', '.join(f'{one_line(k, 60)} {n}' for k, n in v.items() if k != 'accepted') or 'none'
     return '; '.join(f'{_sum_up(k, v, run_dir)} (rejected: {rest(v)})' for k, v in _shown_counts(run_dir).items())
 
 # %% ../nbs/06a_data.ipynb #664b2bc7

@@ -188,7 +188,7 @@ def _colour(system):
     "The colour of a system: baselines are grey"
     return _colours[_system_colours.get(system, 'grey')]
 
-# %% ../nbs/07_results.ipynb #45646faa
+# %% ../nbs/07_results.ipynb #4df670b0
 _markers = dict(same=('o', 'same seed prompt', -0.13), different=('s', 'different seed prompt', 0.13))
 
 def _dots(ax, scores, names, metric):
@@ -222,9 +222,9 @@ def plot_scores(
 def _say_scores(run_dir):
     "The same in words"
     scores = read_scores(run_dir)
-    told = lambda r: f'{_system(r["system"])} {r[_main(scores[0])]["mean"]:.2f}'
-    by_set = [f'{_sets[t]}: {", ".join(map(told, _ordered(v)))}' for t, v in _by_set(scores).items()]
-    return f'{_name(_main(scores[0]))} on ' + '; on '.join(by_set)
+    told = lambda r: f'{_system(r["system"])}: {r[_main(scores[0])]["mean"]:.2f}'
+    by_set = [f'{_sets[t]}: {"; ".join(map(told, _ordered(v)))}.' for t, v in _by_set(scores).items()]
+    return f'{_name(_main(scores[0]))} on ' + ' On '.join(by_set)
 
 # %% ../nbs/07_results.ipynb #bc626340
 def _losses(run_dir):
@@ -257,7 +257,7 @@ def _say_losses(run_dir):
     return '; '.join(said + [f'validation {valid[0][1]:.2f} after epoch {valid[0][0]:g}, {valid[-1][1]:.2f} after epoch {valid[-1][0]:g}, '
                              f'lowest {low[1]:.2f} after epoch {low[0]:g}'] if valid else said)
 
-# %% ../nbs/07_results.ipynb #37bf49d2
+# %% ../nbs/07_results.ipynb #b3e2d96d
 def _step_counts(run_dir, test_set):
     "Label -> number of steps of each answer, for the teacher, the distilled student and the untuned student"
     saved = {s: f'predictions/{s}_{test_set}.jsonl' for s in ('distilled', 'one_shot')}
@@ -290,8 +290,8 @@ def plot_steps(
 
 def _say_steps(run_dir):
     "The same in words"
-    told = lambda t: ', '.join(f'{k} {mean(v):.1f}' for k, v in _step_counts(run_dir, t).items())
-    return '; '.join(f'mean number on {_sets[t]}: {told(t)}' for t in _answered(run_dir))
+    told = lambda t: '; '.join(f'{k}: {mean(v):.1f}' for k, v in _step_counts(run_dir, t).items())
+    return 'mean number on ' + ' On '.join(f'{_sets[t]}: {told(t)}.' for t in _answered(run_dir))
 
 # %% ../nbs/07_results.ipynb #47278765
 def leakage_note(

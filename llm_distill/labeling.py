@@ -6,33 +6,38 @@ Docs: https://llm-distill.github.io/llm_distill/labeling.html.md"""
 
 # %% auto #0
 __all__ = ['judge_template', 'judge_schema', 'row_types', 'filter_words', 'form_check', 'flaw', 'load_check', 'check_content',
-           'ask_again', 'Attempt', 'medoids', 'judge_prompt', 'parse_judgement', 'to_dataset', 'label', 'read_rows',
-           'closest_pair', 'dataset_card', 'write_dataset', 'push_dataset']
+           'ask_again', 'Attempt', 'medoids', 'judge_prompt', 'parse_judgement', 'to_dataset', 'label',
+           'check_settings', 'read_rows', 'closest_pair', 'dataset_card', 'write_dataset', 'push_dataset']
 
-# %% ../nbs/03_labeling.ipynb #45ac274c
+# %% ../nbs/03_labeling.ipynb #bee3a16f
 import csv, hashlib, json, os, re, sys
 from collections import Counter
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from urllib.parse import urlsplit
 from .prompts import DistillError, SeedPrompt, steps, write_text
 from .synthesis import embed, normal_form
 from .metrics import form, metrics_for
 from .teacher import Reply, recording_app
 
-# %% ../nbs/03_labeling.ipynb #36b78e93
+# %% ../nbs/03_labeling.ipynb #c52f4988
 def _line(value, most=200):
     "A value as one line of text, not too long for a message"
     text = ' '.join(str(value).split())
     return text if len(text) <= most else text[:most] + '…'
 
-def _never_good(task, answer):
-    "What is wrong with an answer to whatever prompt; None if nothing is"
-    if len(answer.splitlines()) > 1: return 'it has more than one line before the end marker'
-    if re.search(r'(?<!\w)Q:', answer): return 'it goes on with a next question (`Q:`)'
-    if normal_form(answer) == normal_form(task): return 'it repeats the question'
+_next_turn = re.compile(r'(?<!\w)Q:')
 
-# %% ../nbs/03_labeling.ipynb #478f59fc
+def _repeats(task, answer): return normal_form(answer) == normal_form(task)
+
+def _never_good(seed, task, answer, own):
+    "What is wrong with an answer, whatever its form should be; None if nothing is. `own`: has the user a checker?"
+    if len(answer.splitlines()) > 1: return 'it has more than one line before the end marker'
+    if _next_turn.search(answer) and not any(_next_turn.search(e.answer) for e in seed.examples): return 'it goes on with a next question (`Q:`)'
+    if not own and _repeats(task, answer) and not any(_repeats(e.question, e.answer) for e in seed.examples): return 'it repeats the question'
+
+# %% ../nbs/03_labeling.ipynb #78354c8c
 def _json(text):
     "The JSON value in a text; raises `ValueError` where it is none"
     def refuse(name): raise ValueError(f'{name} is not in JSON')
@@ -52,7 +57,8 @@ def form_check(
     answers = [e.answer for e in seed.examples]
     keys = [_keys(a) for a in answers]
     if answers and None not in keys: return partial(_object_flaw, keys if len({frozenset(k) for k in keys}) == 1 else [])
-    if answers and form(answers) == 'steps' and all(len(steps(a)) > 1 for a in answers): return _steps_flaw
+    least = 2 if len(answers) > 1 else 3 # one comma in one sentence is no list
+    if answers and form(answers) == 'steps' and all(len(steps(a)) >= least for a in answers): return _steps_flaw
     return lambda task, answer: None
 
 def _object_flaw(wanted, task, answer):
@@ -64,7 +70,7 @@ def _object_flaw(wanted, task, answer):
 def _steps_flaw(task, answer):
     if (n := len(steps(answer))) < 2: return f'it is a list of {n} step{"s"*(n != 1)}; the examples have 2 or more, with commas between them'
 
-# %% ../nbs/03_labeling.ipynb #942c032a
+# %% ../nbs/03_labeling.ipynb #825ad7ef
 def flaw(
     seed: SeedPrompt, # the prompt that was rendered
     task: str,        # the question that was asked
@@ -72,10 +78,14 @@ def flaw(
     check=None,       # the user's own checker, as `load_check` takes it; the examples' form counts if None
 ) -> tuple[str, str] | None: # filter and reason; None for a good answer
     "Why a reply may not be learned from."
+    return _flaw(seed, task, reply, load_check(check))
+
+def _flaw(seed, task, reply, check):
+    "The same with a checker that is loaded"
     if reply.kind != 'ok': return reply.kind, f'{reply.kind} reply: {reply.reason}'
     if not (answer := seed.parse(reply.text)): return 'empty', 'empty answer'
-    if reason := _never_good(task, answer): return 'form', reason
-    if check is not None: return ('check', reason) if (reason := load_check(check)(task, answer)) else None
+    if reason := _never_good(seed, task, answer, check is not None): return 'form', reason
+    if check is not None: return ('check', reason) if (reason := check(task, answer)) else None
     return ('form', reason) if (reason := form_check(seed)(task, answer)) else None
 
 # %% ../nbs/03_labeling.ipynb #4e1fffc6
@@ -189,7 +199,7 @@ def ask_again(
               'and with nothing before or after it.')
     return [*before, dict(role='assistant', content=said), dict(role='user', content=f'{wanted}\nQ: {task}\nA:')]
 
-# %% ../nbs/03_labeling.ipynb #78c2a3f2
+# %% ../nbs/03_labeling.ipynb #b51ab034
 @dataclass
 class Attempt:
     "One sample of the answer to one task."
@@ -204,7 +214,7 @@ class Attempt:
 
 def _take(seed, attempt, reply, check):
     "Look at a reply"
-    attempt.reply, attempt.flaw = reply, flaw(seed, attempt.task, reply, check)
+    attempt.reply, attempt.flaw = reply, _flaw(seed, attempt.task, reply, check)
     attempt.answer = seed.parse(reply.text or '')
 
 def _round(seed, attempts, ask, check, desc):
@@ -347,7 +357,7 @@ def to_dataset(
     columns = {k: [r.get(k, empty[t]) for r in rows] for k, t in row_types.items()}
     return Dataset.from_dict(columns, features=Features({k: Value(t) for k, t in row_types.items()}))
 
-# %% ../nbs/03_labeling.ipynb #d9c75b68
+# %% ../nbs/03_labeling.ipynb #18a148a7
 def label(
     seed: SeedPrompt,                  # the K-shot prompt that is rendered for each task
     tasks: list[str],                  # questions, one line each
@@ -367,25 +377,32 @@ def label(
     seeds: dict = {},                  # task -> the seed question it came from, where that is not `seed.question`
 ): # -> tuple[datasets.Dataset, list[dict]]: pairs in the order of `tasks`; rejects (`stage`, `filter`, `task`, `reason`, `reply`, `attempts`)
     "Let the teacher answer every task; what is flawed is left out of the data set and listed with its reason."
-    check, template = load_check(check), _template(judge)
-    _within(samples, min_agreement, reask, judge_threshold)
+    check, template = check_settings(check, samples, min_agreement, reask, judge, judge_threshold)
     heat = (0. if samples == 1 else 0.7) if temperature is None else temperature
     ask = partial(teacher.ask, stage=stage, temperature=heat, max_tokens=max_tokens, stop=[seed.end] if seed.end else None)
     tried = [_attempts(seed, t, known.get(t), sample, samples, check) for t in tasks]
     _answer(seed, [a for o in tried for a in o if not a.reply], ask, check, reask, stage)
     chosen = _choose(tried, min_agreement)
     if template: _judge(seed, [a for a in chosen if not a.flaw], judge_teacher or teacher, stage, template, judge_threshold)
-    rows = [_row(a, seeds.get(a.task, seed.question), teacher.name) for a in chosen if not a.flaw]
+    rows = [_row(a, seeds.get(a.task, seed.question), teacher.model) for a in chosen if not a.flaw]
     return to_dataset(rows), [_reject(a, stage) for a in chosen if a.flaw]
 
-def _within(samples, min_agreement, reask, judge_threshold):
-    "Settings that make sense"
+def check_settings(
+    check=None,                      # these are arguments of `label`
+    samples: int = 1,
+    min_agreement: float = 0.,
+    reask: int = 2,
+    judge: bool | str | None = None,
+    judge_threshold: float = 4,
+) -> tuple: # the checker and the judge's template
+    "What `label` will go by; raises `DistillError` for what makes no sense, so that it is told before anything is paid for."
     if samples < 1: raise DistillError(f'samples is {samples}; take 1 or more')
     if reask < 0: raise DistillError(f'reask is {reask}; ask again 0 times or more')
     if not 0 <= min_agreement <= 1: raise DistillError(f'min_agreement is {min_agreement}; give a number from 0 to 1')
     if min_agreement and samples == 1:
         raise DistillError(f'min_agreement is {min_agreement}, but one sample has nothing to agree with; take samples=2 or more')
     if not 1 <= judge_threshold <= 5: raise DistillError(f'judge_threshold is {judge_threshold}; give a score from 1 to 5')
+    return load_check(check), _template(judge)
 
 def _attempts(seed, task, given, sample, samples, check):
     "What is to be asked for a task, or what was given for it"
@@ -482,13 +499,14 @@ def closest_pair(
     i, j = divmod(int(cosines.argmax()), cosines.shape[1])
     return dict(task=test[i], closest=train[j], cosine=round(float(cosines[i, j]), 4))
 
-# %% ../nbs/03_labeling.ipynb #8f1e955d
+# %% ../nbs/03_labeling.ipynb #9719854f
 filter_words = dict( # what each filter leaves out
     wrong_length='too short or too long', not_a_request='not a question or request of the kind',
     exact_duplicate='the same words as another task', near_duplicate_words='almost the same words as another task (ROUGE-L)',
     near_duplicate_meaning='the same meaning as another task (embeddings)', copy_of_example='an example of the prompt, or the seed question, once more',
     no_questions='a reply without a question in it', not_needed='more than were wanted', cut='an answer that did not come to its end', empty='no answer',
-    filtered='withheld by a content filter', failed='no reply after all retries', form='not in the form of the examples',
+    filtered='withheld by a content filter', failed='no reply after all retries', 
+    form='several lines, a next question, the question again, or not in the form that the examples share',
     check='not accepted by the checker', agreement='samples that do not agree', judge='not accepted by the judge')
 
 _columns = dict( # what the columns hold
@@ -512,14 +530,31 @@ def _size(n):
     i = next((i for i in range(6) if n < 10**(i + 3)), 6)
     return 'n<1K' if not i else f'{ends[i - 1]}<n<{ends[i]}' if i < 6 else 'n>100M'
 
-def _head(splits, name, free):
+@dataclass(frozen=True)
+class _Origin:
+    "How many rows there are, and what of them the user gave"
+    n: int         # rows
+    questions: int # that the user gave
+    answers: int   # that the user gave
+
+def _origin(splits):
+    "Count what the user gave; a given answer comes with its question"
+    rows = [r for v in splits.values() for r in v]
+    given = [r.get('teacher') == 'given' for r in rows]
+    return _Origin(len(rows), sum(g or r.get('seed') == 'given' for g, r in zip(given, rows)), sum(given))
+
+def _recorded(splits, teacher):
+    "Did the recordings in the package answer all that the user did not?"
+    return teacher.get('endpoint') == recording_app().name and {r.get('teacher') for v in splits.values() for r in v} <= {teacher.get('model'), 'given'}
+
+def _head(splits, name, free, origin):
     "The card's YAML front matter"
     files = [f'  - split: {k}\n    path: {k}.parquet' for k, v in splits.items() if len(v)]
     return '\n'.join(['---', f'pretty_name: {json.dumps(name, ensure_ascii=False)}', *(['license: cc0-1.0'] if free else []),
-                      'task_categories:', '- text-generation', 'tags:', '- synthetic', '- llm_distill', 'size_categories:',
+                      'task_categories:', '- text-generation', 'tags:', *(['- synthetic'] if origin.answers < origin.n else []), '- llm_distill', 'size_categories:',
                       f'- {_size(sum(map(len, splits.values())))}', 'configs:', '- config_name: default', '  data_files:', *files, '---'])
 
-# %% ../nbs/03_labeling.ipynb #f255fe8f
+# %% ../nbs/03_labeling.ipynb #7cde40a9
 def dataset_card(
     seed: SeedPrompt,                 # the prompt that was distilled
     splits: dict,                     # split -> its rows: a `datasets.Dataset` or a list of dicts
@@ -529,45 +564,67 @@ def dataset_card(
     other: SeedPrompt | None = None,  # the prompt of `test_different`
     settings: dict | None = None,     # how it was labeled: the arguments of `label` that a reader should know
     name: str = 'A data set distilled from one prompt', # the card's title
+    notes: list[str] = (),            # what is short, a sentence each
 ) -> str: # Markdown with YAML front matter
-    "The README of a data set."
-    free = teacher.get('endpoint') == recording_app().name
-    parts = [_head(splits, name, free), f'# {_shown(name)}', *_what(seed, other), *_counts(splits), *_making(teacher, settings), *_rejected(rejects),
-             *_apart(closest), '## Columns', _table(['column', 'holds'], [[f'`{k}`', v] for k, v in _columns.items()]), '## Limits', _limits,
-             '## Licence', _licence(teacher, free)]
+    "The README of a data set. It holds no address that is not public, and no text of a judge's prompt."
+    origin, recorded = _origin(splits), _recorded(splits, teacher)
+    parts = [_head(splits, name, recorded and origin.n and not origin.questions, origin), f'# {_shown(name)}', *_what(seed, other, origin), *_counts(splits, notes),
+             *_making(teacher, settings, origin), *_rejected(rejects), *_apart(closest),
+             '## Columns', _table(['column', 'holds'], [[f'`{k}`', v] for k, v in _columns.items()]), '## Limits', _limits(origin),
+             '## Licence', ' '.join(_licence(teacher, recorded, origin))]
     return '\n\n'.join(parts) + '\n'
 
-def _what(seed, other):
-    "The prompts"
-    yield ('Pairs of a question and the answer of a large language model, made with llm_distill to teach a '
-           'small model one job. Questions and answers are synthetic.')
+def _by(n, given):
+    "Who wrote n texts"
+    model = 'written by a language model'
+    return model if not given else 'given by the user' if given == n else f'{given} given by the user, {n - given} {model}'
+
+def _what(seed, other, origin):
+    "Who wrote it, and the prompts"
+    yield (f'Pairs of a question and its answer, made with llm_distill to teach a small model one job. Questions: {_by(origin.n, origin.questions)}. '
+           f'Answers: {_by(origin.n, origin.answers)}.')
     for p, title in ((seed, 'The prompt'), (other, 'The prompt of `test_different`')):
         if not p: continue
         yield from (f'## {title}', f'> {_shown(p.instruction)}', f'Seed question: {_shown(p.question)}')
         yield f'Worked examples in the prompt: {len(p.examples)}'
 
-def _counts(splits):
-    "Rows by split and seed question"
+def _counts(splits, notes):
+    "Rows by split and seed question, and what is short"
     by_seed = Counter((k, r.get('seed', '')) for k, rows in splits.items() for r in rows)
-    given = sum(r.get('teacher') == 'given' for rows in splits.values() for r in rows)
     yield '## Rows'
     yield _table(['split', 'rows'], [[f'`{k}`', len(v)] for k, v in splits.items()])
     if len({s for _, s in by_seed}) > 1:
         yield _table(['split', 'seed question', 'rows'], [[f'`{k}`', _shown(s), n] for (k, s), n in by_seed.items()])
-    if given: yield f'{given} of the answers were given by the user, not by the teacher.'
+    if notes: yield '\n'.join(f'- {_shown(o)}' for o in notes)
     yield ('The test sets were drawn first, and no training task may be a duplicate of a test task. When a student is trained, every tenth row of '
            '`train` is used for validation.')
 
-def _making(teacher, settings):
-    "Who answered, and how"
+def _making(teacher, settings, origin):
+    "Who answered, and how; nothing where nobody was asked for what is in the data"
+    if origin.n and origin.answers == origin.n: return
     yield '## Teacher'
-    yield f'`{teacher["model"]}` at `{teacher.get("endpoint")}`.' if teacher.get('model') else 'It is not recorded which teacher was asked, if any.'
-    if told := {k: v for k, v in (settings or {}).items() if v not in (None, {}, [], '')}:
-        yield 'How the answers were taken: ' + ', '.join(f'{k} {_shown(_line(v, 300))}' for k, v in told.items()) + '.'
+    host = _public_host(teacher.get('endpoint'))
+    yield f'`{teacher["model"]}`{host and f" at {host}"}.' if teacher.get('model') else 'It is not recorded which teacher was asked, if any.'
+    if told := _in_use(settings or {}): yield 'How the answers were taken: ' + ', '.join(f'{k} {_shown(_line(v, 300))}' for k, v in told.items()) + '.'
+
+def _public_host(endpoint):
+    "The host of an endpoint if everybody may know it; else empty"
+    try: host, port = (url := urlsplit(str(endpoint))).hostname or '', url.port
+    except ValueError: return ''
+    return host if not port and _public_name.fullmatch(host) and not _inside.search(host) else ''
+
+_public_name = re.compile(r'(?:[a-z0-9-]+\.)+[a-z]{2,}')
+_inside = re.compile(r'\.(?:local|localhost|localdomain|internal|intranet|private|corp|home|lan|arpa|test|example|invalid)$') # names that no public server has
+
+def _in_use(settings):
+    "The settings that had an effect, without the text of a judge's own prompt"
+    idle = [*(['min_agreement'] if settings.get('samples', 1) < 2 else []), *([] if settings.get('judge') else ['judge_threshold'])]
+    judge = dict(judge='default prompt' if settings['judge'] is True else 'own prompt') if settings.get('judge') else {}
+    return {k: v for k, v in (settings | judge).items() if v and k not in idle}
 
 def _rejected(rejects):
     "Counts by stage and filter"
-    counts = Counter((r['stage'], r.get('filter') or 'other') for r in rejects)
+    counts = Counter((r.get('stage') or 'other', r.get('filter') or 'other') for r in rejects)
     rows = [[stage, f'`{f}`', filter_words.get(f, "a filter of the user's own"), n] for (stage, f), n in sorted(counts.items())]
     yield '## What was left out'
     yield _table(['stage', 'filter', 'caught', 'count'], rows) if rows else 'Nothing.'
@@ -580,20 +637,31 @@ def _apart(closest):
            'embeddings (all-MiniLM-L6-v2):')
     yield f'- {_shown(closest["task"])} (test)\n- {_shown(closest["closest"])} (train)'
 
-_limits = ('A language model wrote the questions and the answers. The checks look at their form, and at agreement where several samples were taken; '
-           'whether an answer is right was not checked against the world. The questions are of the kind of the seed questions and say little about '
-           'other kinds; what the teacher gets wrong, and its leanings, are in the data too.')
+def _limits(origin):
+    "What the data cannot say"
+    said = ['The checks look at the form of the answers, and at agreement where several samples were taken; whether an answer is right was not checked '
+            'against the world.']
+    if origin.questions < origin.n: said.append('Written questions are of the kind of the seed questions and say little about other kinds.')
+    if origin.answers < origin.n: said.append('What the teacher gets wrong, and its leanings, are in the data too.')
+    return ' '.join(said)
 
-def _licence(teacher, free):
-    "What may be done with the data"
-    if free:
-        return ('Questions and answers are recordings that come with llm_distill, written by Claude and dedicated to the public domain (CC0). They were '
-                'written in a few passes, not by one API call an item, and a temperature was imitated, not sampled.')
-    replayed = str(teacher.get('endpoint')).startswith('recorded:')
-    return (f"The answers are output of {'`' + teacher['model'] + '`' if teacher.get('model') else 'a model that is not recorded here'}. "
-            + 'They were replayed from a recording; the terms are those of the model that was recorded. '*replayed
-            + "The terms of use of the teacher's provider decide what may be done with them, and some forbid to train models with them that compete with "
-              'its own. Read them before you publish these rows or train on them; no licence is stated here for that reason.')
+def _licence(teacher, recorded, origin):
+    "What may be done with the data, in sentences"
+    if origin.questions:
+        yield ('The licence of what the user gave is the user\'s to state, and is not stated here: it is in the rows with `given` as `seed` (the question) '
+               'or as `teacher` (question and answer).')
+    if origin.n and origin.answers == origin.n: return
+    yield from _recorded_terms if recorded else _provider_terms(teacher)
+
+_recorded_terms = (
+    'What the recorded teacher wrote comes with llm_distill; it was written by Claude and is dedicated to the public domain (CC0).',
+    'It was written in a few passes, not by one API call an item, and a temperature was imitated, not sampled.')
+
+def _provider_terms(teacher):
+    yield f"The teacher's answers are output of {'`' + teacher['model'] + '`' if teacher.get('model') else 'a model that is not recorded here'}."
+    if str(teacher.get('endpoint')).startswith('recorded:'): yield 'They were replayed from a recording; the terms are those of the model that was recorded.'
+    yield ("The terms of use of the teacher's provider decide what may be done with them, and some forbid to train models with them that compete with "
+           'its own. Read them before you publish these rows or train on them; no licence is stated here for that reason.')
 
 # %% ../nbs/03_labeling.ipynb #443a8fd8
 def write_dataset(

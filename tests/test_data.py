@@ -136,6 +136,18 @@ def test_names_of_a_model_are_no_formulas(run_dir):
     assert data._png(data.plot_filters(run_dir)).startswith(b'\x89PNG')
 
 
+def test_characters_that_the_font_lacks_are_question_marks_without_a_warning(run_dir, recwarn):
+    write_jsonl(run_dir/'tasks.jsonl', [dict(task=t, split='train', seed='x') for t in ('東京のホテル', 'Éва был', 'Café')])
+    write_jsonl(run_dir/'rejects.jsonl', [dict(stage='合成', filter='重复', task='x', reason='y')])
+    made = data.data_pictures(run_dir)
+    assert {'東京のホテル', 'éва', 'café'} == set(data._openings(run_dir)['train']) and '東京のホテル' in made['data_openings'][2]
+    assert [t.get_text() for t in data.plot_openings(run_dir).axes[0].get_yticklabels()] == ['??????', 'éва', 'café']
+    fig, (ax,) = data._figure()
+    ax.set_title('東京')
+    data._png(fig)
+    assert not [w for w in recwarn if 'Glyph' in str(w.message)]
+
+
 def test_matplotlib_keeps_no_global_figures(run_dir):
     import matplotlib.pyplot as plt
     before = plt.get_fignums()
@@ -278,6 +290,23 @@ def test_show_after_each_stage(run_dir):
     assert 'tasks: train 5, test_same 2' in early and '3 of 5 tasks of the training set' in early and 'completion' not in early
     write_jsonl(run_dir/'rejects.jsonl', [])
     assert 'None rejected' in data.show(run_dir)
+
+
+def test_show_tells_what_is_short_after_the_facts(run_dir):
+    record = json.loads((run_dir/'run.json').read_text())
+    write_json(run_dir/'run.json', record | dict(notes=dict(synthesize=['seed prompt: 40 of 50 tasks: nothing\nnew', 'other prompt: 1 of 2 tasks'], label=[f'3 {hostile}'])))
+    lines = data.show(run_dir, width=100).splitlines()
+    assert lines[0].startswith('Teacher big') and lines[1:3] == ['seed prompt: 40 of 50 tasks: nothing new', 'other prompt: 1 of 2 tasks']
+    assert lines[3].startswith('3 a \\x1b[31mred') and lines[4] == '' and lines[5].startswith('5 of 5 pairs')
+    for notes in [], 3, dict(a=None):
+        write_json(run_dir/'run.json', record | dict(notes=notes))
+        with pytest.raises(DistillError, match='not the record of a run'): data.show(run_dir)
+
+
+def test_show_names_a_damaged_reject(run_dir):
+    (run_dir/'rejects.jsonl').write_text('{"filter": "form", "task": "a", "reason": "b"}\n')
+    with pytest.raises(DistillError, match='malformed row') as e: data.show(run_dir)
+    assert 'rejects.jsonl' in str(e.value) and 'stage `synthesize` again' in str(e.value) and '\n' not in str(e.value)
 
 
 def test_show_draws_reproducibly(run_dir):

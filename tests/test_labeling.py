@@ -128,7 +128,7 @@ def test_the_recorded_teacher_knows_what_is_asked_again():
 @given(st.lists(st.one_of(texts, st.sampled_from(['Find it, list it.', '<END>', 'Q: x'])), max_size=4), st.integers(0, 3), st.integers(1, 2))
 def test_whatever_is_said_tasks_are_pairs_and_rejects_within_the_bound(replies, reask, samples):
     class Says:
-        name, asked = 'says', 0
+        model, asked = 'says', 0
         def ask(self, prompts, sample=0, **_):
             self.asked += len(prompts)
             kinds = 'ok', 'cut', 'failed'
@@ -148,7 +148,37 @@ def test_checkers_of_every_kind(check):
     assert flaw(seed, tasks[0], ok('Be it.<END>'), check) is None # one step is fine with a checker
     assert flaw(seed, tasks[0], ok('To do'), check)[0] == 'check'
     assert flaw(seed, tasks[0], ok('Be it,\nbe it'), check)[0] == 'form' and flaw(seed, tasks[0], ok('e Q: e'), check)[0] == 'form'
-    assert flaw(seed, tasks[0], ok(tasks[0].upper()), check)[0] == 'form' and flaw(seed, tasks[0], ok('<END>'), check)[0] == 'empty'
+    assert flaw(seed, tasks[0], ok(tasks[0].upper() + ' e'), None)[0] == 'form' and flaw(seed, tasks[0], ok('<END>'), check)[0] == 'empty'
+
+
+def examples(*pairs): return parse_prompt('Do it.\n' + ''.join(f'Q: {q}\nA: {a}<END>\n' for q, a in pairs) + 'Q: The question?')
+
+
+def test_what_the_examples_do_is_no_flaw():
+    plain, as_is = ('close the door!', 'Would you close the door, please?'), ('Sit down, please.', 'sit down please')
+    assert flaw(examples(plain), 'Sit down, please.', ok('sit down, please'))[1] == 'it repeats the question'
+    assert flaw(examples(plain, as_is), 'Come in, please.', ok('come in, please')) is None
+    assert flaw(examples(plain), 'Sit down, please.', ok('sit down, please'), 'regex:.*') is None
+    card = ('Paris', 'Q: Which city is the capital of France?')
+    assert flaw(examples(card), 'Oslo', ok('Q: Which city is the capital of Norway?')) is None
+    for check in None, 'regex:.*': assert flaw(examples(plain), 'Oslo', ok('Norway. Q: Which?'), check)[1] == 'it goes on with a next question (`Q:`)'
+
+
+@pytest.mark.parametrize('answers, list_wanted', [
+    (['Would you close the door, please?'], False), (['Find it, list it.'], False), (['Find it, sort it, list it.'], True),
+    (['Find it, list it.', 'Ask her, wait.'], True), (['Find it, list it.', 'Wait.'], False), (['Find it, sort it, list it.', 'Ask her, wait.', 'Wait.'], False)])
+def test_commas_are_wanted_only_where_the_examples_are_lists(answers, list_wanted):
+    prompt = examples(*((f'Question {i}?', a) for i, a in enumerate(answers)))
+    assert flaw(prompt, 'And this?', ok('Just wait here.')) == (('form', form_check(prompt)('', 'Just wait here.')) if list_wanted else None)
+    assert flaw(prompt, 'And this?', ok('Find them, list them.')) is None
+
+
+def test_a_checker_is_wrapped_once_for_all_replies(monkeypatch):
+    wrap, wrapped = labeling._guarded, []
+    monkeypatch.setattr(labeling, '_guarded', lambda function, name: wrapped.append(name) or wrap(function, name))
+    def long_enough(task, answer): return len(answer) > 3
+    assert len(label(seed, tasks, recorded_teacher(), check=long_enough, known={tasks[0]: 'Find it, list it.'})[0]) == len(tasks)
+    assert len(wrapped) == 1 and wrapped[0].endswith('long_enough')
 
 
 def test_a_schema_from_a_file_checks_the_recorded_objects(tmp_path):
@@ -323,7 +353,7 @@ def test_given_pairs_are_checked_and_not_asked():
     known = {tasks[0]: 'Open it, read it.<END>', tasks[1]: 'Hm', tasks[2]: 'Open \ud800, read it.', 'not asked for': 'x'}
     pairs, rejects = label(seed, tasks[:4], teacher, known=known, seeds={tasks[0]: 'Another seed?'}, samples=2)
     assert pairs['completion'][:] == ['Open it, read it.', 'Open ?, read it.', 'Find it, list it.'] and len(teacher.log) == 2
-    assert pairs['teacher'][:] == ['given', 'given', teacher.name] and pairs['seed'][:] == ['Another seed?', seed.question, seed.question]
+    assert pairs['teacher'][:] == ['given', 'given', teacher.model] and pairs['seed'][:] == ['Another seed?', seed.question, seed.question]
     assert pairs[0]['request'] == '' and pairs[0]['agreement'] is None and pairs[2]['request']
     assert [(r['filter'], r['reply'], r['attempts']) for r in rejects] == [('form', 'Hm', 0)]
 
@@ -414,27 +444,76 @@ def test_a_data_set_is_replaced_whole(tmp_path, monkeypatch):
 
 def test_what_the_card_says():
     import yaml
-    splits = dict(train=rows(1500, seed='One | two?'), test_same=rows(2, teacher='given'), test_different=rows(1))
-    rejects = [dict(stage='synthesis', filter='exact_duplicate'), dict(stage='labeling', filter='judge'), dict(stage='labeling', filter='judge'), dict(stage='synthesis', filter='my_own')]
+    splits = dict(train=rows(1500, seed='One | two?'), test_same=rows(2, teacher='given', seed='given'), test_different=rows(1))
+    rejects = [dict(stage='synthesis', filter='exact_duplicate'), dict(stage='labeling', filter='judge'), dict(stage='labeling', filter='judge'), dict(stage='synthesis', filter='my_own'), dict(task='damaged')]
     other = load_prompt(recordings/'pull_requests.toml')
-    card = dataset_card(seed, splits, dict(model='gpt-x', endpoint='https://x/v1', api_key='sk-secret'), rejects, dict(task='T <b>', closest='C', cosine=0.5), other,
-                        dict(samples=3, judge=True, check=None))
+    card = dataset_card(seed, splits, dict(model='gpt-x', endpoint='https://llm.example.org/v1', api_key='sk-secret'), rejects, dict(task='T <b>', closest='C', cosine=0.5), other,
+                        dict(samples=3, judge=True, check=None), notes=['seed prompt: 1500 of 2000 tasks: <nothing> new'])
     head = yaml.safe_load(card.split('---')[1])
     assert head['configs'][0]['data_files'] == [dict(split=k, path=f'{k}.parquet') for k in splits]
     assert head['size_categories'] == ['1K<n<10K'] and {'synthetic', 'llm_distill'} <= set(head['tags']) and 'license' not in head
-    for text in ('| synthesis | `exact_duplicate` |', '| labeling | `judge` | not accepted by the judge | 2 |', "a filter of the user's own | 1 |", seed.question, seed.instruction, other.question,
-                 '| `train` | 1500 |', '| `train` | One \\| two? | 1500 |', '`gpt-x` at `https://x/v1`', 'cosine of 0.50', 'T \\<b\\> (test)', 'every tenth row', 'terms of use',
-                 'samples 3', '2 of the answers were given by the user', *(f'`{k}`' for k in row_types)): assert text in card, text
+    for text in ('| synthesis | `exact_duplicate` |', '| labeling | `judge` | not accepted by the judge | 2 |', '| other | `other` |', "a filter of the user's own | 1 |", seed.question, seed.instruction, other.question,
+                 '| `train` | 1500 |', '| `train` | One \\| two? | 1500 |', '`gpt-x` at llm.example.org.', '- seed prompt: 1500 of 2000 tasks: \\<nothing\\> new', 'cosine of 0.50', 'T \\<b\\> (test)', 'every tenth row', 'terms of use',
+                 'samples 3', '2 given by the user, 1501 written by a language model', *(f'`{k}`' for k in row_types)): assert text in card, text
     assert 'sk-secret' not in card and 'CC0' not in card
 
 
 def test_only_the_recordings_of_the_package_are_free(tmp_path):
-    package = dataset_card(seed, dict(train=rows(1)), recorded_teacher().describe())
+    package = dataset_card(seed, dict(train=rows(1, teacher='recorded')), recorded_teacher().describe())
     assert 'license: cc0-1.0' in package and 'CC0' in package and 'Nothing.' in package
     teacher = scripted(lambda m, s: 'Find it, list it.', record=tmp_path/'r.jsonl')
     label(seed, tasks, teacher)
     mine = dataset_card(seed, dict(train=rows(1)), Teacher(f'recorded:{tmp_path}/r.jsonl', progress=False).describe())
     assert 'CC0' not in mine and 'license:' not in mine and 'recorded' in mine and 'terms of use' in mine
+    another = dataset_card(seed, dict(train=rows(1, teacher='gpt-x')), recorded_teacher().describe())
+    assert 'CC0' not in another and 'license:' not in another
+
+
+given = dict(teacher='given', seed='given')
+
+@pytest.mark.parametrize('own', [given, dict(teacher='given'), dict(seed='given')])
+def test_a_row_of_the_user_is_not_put_into_the_public_domain(own):
+    card = dataset_card(seed, dict(train=rows(9, teacher='recorded'), test_same=rows(1, **dict(teacher='recorded') | own)), recorded_teacher().describe())
+    assert 'license:' not in card and "the user's to state" in card and 'What the recorded teacher wrote' in card and 'Questions: 1 given by the user, 9 written' in card
+    assert ('Answers: 1 given by the user, 9 written' in card) == ('teacher' in own)
+
+
+@pytest.mark.parametrize('teacher', [recorded_teacher().describe(), dict(model='gpt-x', endpoint='https://api.openai.com/v1'), {}])
+def test_a_data_set_of_the_user_alone_names_no_teacher(teacher):
+    card = dataset_card(seed, dict(train=rows(3, **given), test_same=rows(1, **given)), teacher, settings=dict(samples=1, judge=True, judge_threshold=4))
+    assert 'Questions: given by the user. Answers: given by the user.' in card and "the user's to state" in card
+    for word in '## Teacher', 'CC0', 'Claude', 'license:', 'language model', 'gpt-x', 'terms of use', 'synthetic': assert word not in card, word
+
+
+def test_given_tasks_with_answers_of_a_model():
+    card = dataset_card(seed, dict(train=rows(3, seed='given')), dict(model='gpt-x', endpoint='https://api.openai.com/v1'))
+    assert 'Questions: given by the user. Answers: written by a language model.' in card and '`gpt-x` at api.openai.com.' in card
+    assert 'terms of use' in card and "the user's to state" in card and 'kind of the seed questions' not in card and '- synthetic' in card
+
+
+@pytest.mark.parametrize('endpoint', ['http://gpu7:8000/v1', 'http://gpu7/v1', 'http://localhost:1234/v1', 'http://10.1.2.3/v1', 'http://[fe80::1]/v1', 'http://gpu7.lab.local/v1',
+                                      'https://gpu7.team.internal/v1', 'https://gpu7.example.org:8443/v1', 'http://GPU7.LAN/v1', 'gpu7.example.org/v1', 'http://[gpu7', 'recorded:gpu7', None])
+def test_an_endpoint_that_is_not_public_stays_unnamed(endpoint):
+    card = dataset_card(seed, dict(train=rows(1)), dict(model='llama', endpoint=endpoint))
+    assert '`llama`.' in card and not re.search('gpu7|localhost|10.1.2|fe80|8443', card, re.I)
+
+
+def test_a_public_endpoint_is_named_by_its_host_alone():
+    card = dataset_card(seed, dict(train=rows(1)), dict(model='llama', endpoint='https://me:secret@API.Example.org/tenant7/v1?k=key8'))
+    assert '`llama` at api.example.org.' in card and not re.search('secret|tenant7|key8', card)
+
+
+def test_rows_name_the_model_and_not_its_address():
+    with Server() as server: pairs, _ = label(seed, tasks[:1], Teacher('big', server.url, progress=False))
+    assert pairs['teacher'][:] == ['big']
+
+
+@pytest.mark.parametrize('settings, told', [
+    (dict(check=None, samples=1, min_agreement=0., reask=2, judge=None, judge_threshold=4), 'samples 1, reask 2.'),
+    (dict(samples=3, min_agreement=.5, reask=0, judge=True, judge_threshold=3), 'samples 3, min_agreement 0.5, judge default prompt, judge_threshold 3.'),
+    (dict(check='regex:a+', samples=3, min_agreement=0., judge='Is {answer} good for {task}?', judge_threshold=4), 'check regex:a+, samples 3, judge own prompt, judge_threshold 4.')])
+def test_the_card_tells_the_settings_that_were_in_use(settings, told):
+    assert f'How the answers were taken: {told}\n' in dataset_card(seed, dict(train=rows(1)), dict(model='m'), settings=settings)
 
 
 def test_a_card_without_a_teacher_makes_none_up():

@@ -55,7 +55,7 @@ def test_pairs_say_where_they_come_from(finished):
     for name in ('train', 'test_same', 'test_different'):
         for row in read_jsonl(finished.path/f'{name}.jsonl'):
             assert row['completion'] + '<END>' == known[row['task']]
-            assert row['seed'] == (other if name == 'test_different' else seed).question and row['request'] and row['teacher'] == finished.teacher.name
+            assert row['seed'] == (other if name == 'test_different' else seed).question and row['request'] and row['teacher'] == finished.teacher.model
 
 
 def test_scores_have_the_agreed_form(finished):

@@ -7,19 +7,20 @@ Docs: https://llm-distill.github.io/llm_distill/cli.html.md"""
 # %% auto #0
 __all__ = ['parser', 'quickstart', 'run', 'stage', 'plan', 'cache', 'show', 'push', 'complete', 'main']
 
-# %% ../nbs/10_cli.ipynb #0673359b
+# %% ../nbs/10_cli.ipynb #c3db943d
 import argparse, errno, json, os, re, shlex, sys
 from pathlib import Path
 from . import __version__
 from .prompts import DistillError, home_dir, load_prompt, recordings
 from .teacher import Plan, Teacher, cache_clear, cache_export, cache_stats, recorded_teacher
+from .synthesis import near_threshold, rouge_threshold
 from .labeling import load_check, read_rows
 from .finetuning import Recipe
 from .results import markdown_table, tables, verdict
 from .data import show as show_data
 from .pipeline import Run, default_model, expected, settings, stages
 
-# %% ../nbs/10_cli.ipynb #4259edee
+# %% ../nbs/10_cli.ipynb #d6d9657b
 class _Parser(argparse.ArgumentParser):
     "Says what is wrong in one line"
     def error(self, message): self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
@@ -43,10 +44,12 @@ _options = {
     '--n-test': dict(type=_at_least(1), default=50, metavar='N', help='tasks in each test set (default: %(default)s)'),
     '--seed-question': dict(action='append', default=[], metavar='TEXT', help='a further seed question, with an even share of the tasks; may be given more than once'),
     '--seed-questions': dict(metavar='FILE', help='further seed questions from a file: .txt with one a line, or .jsonl or .csv with a column `task`'),
-    '--tasks': dict(metavar='FILE', help='tasks that you have already (.txt, .jsonl or .csv with `task`); the teacher writes only what is missing'),
-    '--pairs': dict(metavar='FILE', help='tasks with their answers that you have already (.jsonl or .csv with `task` and `completion`); the teacher is not asked about these'),
+    '--tasks': dict(metavar='FILE', help='tasks that you have already (.txt, .jsonl or .csv with `task`); they come first, so the test set is made of them before the training set, and the teacher writes only what is missing'),
+    '--pairs': dict(metavar='FILE', help='tasks with their answers that you have already (.jsonl or .csv with `task` and `completion`); they come first, as with --tasks, and the teacher is not asked about them'),
     '--no-synthesis': dict(action='store_true', help='ask the teacher for no further tasks: those of --tasks and --pairs are all'),
     '--max-candidates': dict(type=_at_least(1), metavar='N', help='give up finding tasks after so many candidates (default: 5 for each task wanted, and 100 more)'),
+    '--near': dict(type=_at_least(0, float), default=near_threshold, metavar='COSINE', help='reject tasks whose embeddings are so close to those of another task (default: %(default)s; 2 for none)'),
+    '--rouge': dict(type=_at_least(0.01, float), default=rouge_threshold, metavar='SHARE', help='reject tasks whose ROUGE-L with another task is so high (default: %(default)s; 2 for none)'),
     '--check': dict(metavar='CHECK', help='what an answer must be: SCHEMA.json (a JSON schema), FILE.py:FUNCTION (of task and answer; returns what is wrong, or None) or regex:REGEX (default: the form of the examples; regex:.+ for any text)'),
     '--samples': dict(type=_at_least(1), default=1, metavar='N', help='answers a task, of which the one that agrees most with the others is kept (default: %(default)s)'),
     '--min-agreement': dict(type=_at_least(0, float, 1), default=0., metavar='SHARE', help='with --samples: reject tasks whose answers agree less, from 0 to 1 (default: %(default)s)'),
@@ -135,7 +138,7 @@ def _report(run):
     print(tables(run.path), verdict(run.path), sep='\n\n')
     print(f'\nRun:     {run.path}\nFigures: {run.path/"figures"}\nReport:  {run.path/"report.html"}\nModel:   {run.path/"student"}\n\nTry it:  llm-distill complete {shlex.quote(str(run.path))} {shlex.quote(run.seed.question)}')
 
-# %% ../nbs/10_cli.ipynb #0d47d8a2
+# %% ../nbs/10_cli.ipynb #26e98e89
 def quickstart(args):
     "The article's experiment, offline."
     seed, other = load_prompt(recordings/'apartments.toml'), load_prompt(recordings/'pull_requests.toml')
@@ -148,7 +151,7 @@ def _settings(args):
         raise DistillError(f'{args.pairs} has no `completion` for {bare[0][:60]!r}; give tasks without answers with --tasks')
     tasks = {k: [o['task'] for o in rows[k]] for k in ('seed_questions', 'tasks')}
     return settings(seed, other, args.student, args.n, args.n_test, Recipe(epochs=args.epochs, seed=args.seed), tasks['tasks'], not args.no_synthesis,
-                    args.seed, [*args.seed_question, *tasks['seed_questions']], rows['pairs'], args.max_candidates, check=_whole(args.check),
+                    args.seed, [*args.seed_question, *tasks['seed_questions']], rows['pairs'], args.max_candidates, args.near, args.rouge, check=_whole(args.check),
                     samples=args.samples, min_agreement=args.min_agreement, reask=args.reask, judge=_judge(args.judge), judge_threshold=args.judge_threshold)
 
 def _judge(given):
@@ -171,7 +174,7 @@ def run(args):
     if args.until == stages[-1]: _report(run)
     else: print(f'Stopped as asked. The run is in {run.path}; without --until the same command goes on.')
 
-# %% ../nbs/10_cli.ipynb #6db28e8d
+# %% ../nbs/10_cli.ipynb #20362252
 _remembered = 'teacher', 'base_url', 'cache' # options of `run` that its single stages go by if they are not given others
 
 def _told(value):
@@ -219,8 +222,9 @@ def push(args):
     print(Run(args.run_dir).push(args.repo, private=not args.public))
 
 def complete(args):
-    "One answer of a student."
-    print(Run(args.run_dir).complete(args.question))
+    "One answer of a student, shown as it is generated."
+    for piece in Run(args.run_dir).stream(args.question): print(piece, end='', flush=True)
+    print()
 
 # %% ../nbs/10_cli.ipynb #06548ac9
 def main(

@@ -7,18 +7,18 @@ Docs: https://llm-distill.github.io/llm_distill/pipeline.html.md"""
 # %% auto #0
 __all__ = ['default_model', 'stages', 'scored', 'Run', 'settings', 'Partial', 'data_map', 'distill', 'expected']
 
-# %% ../nbs/08_pipeline.ipynb #9383cc13
-import hashlib, json, shutil, sys, time
+# %% ../nbs/08_pipeline.ipynb #b3780b66
+import hashlib, json, re, shutil, sys, time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import in_notebook, patch
 from . import __version__
-from .prompts import DistillError, SeedPrompt, home_dir, read_jsonl, write_json, write_jsonl, write_text
+from .prompts import DistillError, SeedPrompt, home_dir, read_jsonl, student_prompt, write_json, write_jsonl, write_text
 from .teacher import Plan, Teacher, Usage, estimate_plan, estimate_tokens, recorded_teacher
-from .synthesis import embed, synthesis_prompt, synthesize_splits
-from .labeling import check_content, closest_pair, dataset_card, label, load_check, push_dataset, to_dataset, write_dataset
+from .synthesis import embed, near_threshold, rouge_threshold, synthesis_prompt, synthesize_splits
+from .labeling import check_content, check_settings, closest_pair, dataset_card, label, load_check, push_dataset, to_dataset, write_dataset
 from .student import Student, find_student
 from .finetuning import Recipe, finetune
 from .evaluation import constant, echo, nearest, one_shot, predict, rows, score_run, test_sets, zero_shot
@@ -28,8 +28,10 @@ from .data import data_figures, markdown_text
 # %% ../nbs/08_pipeline.ipynb #42a785bb
 default_model = 'gpt-5.5' # the model of the openai package's own examples; asked where none is named
 
-# %% ../nbs/08_pipeline.ipynb #ec1ef7e4
+# %% ../nbs/08_pipeline.ipynb #10d4a9bd
 stages = 'synthesize', 'label', 'finetune', 'evaluate', 'results'
+_labeling = dict(check=None, samples=1, min_agreement=0., reask=2, judge=None, judge_threshold=4) # how the teacher's answers are taken
+_later = dict(questions=[], pairs={}, cap=None, near=near_threshold, rouge=rouge_threshold, labeling=_labeling) # settings that came later
 
 class Run:
     "A run directory; raises `DistillError` where `path` holds something else."
@@ -52,8 +54,9 @@ def _read_record(path, must_exist):
         if path.is_dir() and any(o for o in path.iterdir() if not o.name.startswith('.')):
             raise DistillError(f'{path} holds files but no run.json; give another --run-dir, so that nothing of yours is overwritten')
         return dict(llm_distill=__version__, settings={}, stages={}, usage={}, notes={})
-    try: return json.loads(file.read_text(encoding='utf-8'))
+    try: found = json.loads(file.read_text(encoding='utf-8'))
     except ValueError as e: raise DistillError(f'{file} is not JSON ({e}); restore it, or give another --run-dir') from None
+    return found | dict(settings=_later | found['settings'] if found.get('settings') else {}) # a run that an earlier version began
 
 # %% ../nbs/08_pipeline.ipynb #db3e0a59
 @patch
@@ -64,7 +67,7 @@ def _take(self: Run, settings):
         raise DistillError(f'{self.path} holds a run of another prompt ({theirs["question"][:60]!r}); give another run directory, or remove this one')
     self.record['settings'] = settings
 
-# %% ../nbs/08_pipeline.ipynb #7446db4e
+# %% ../nbs/08_pipeline.ipynb #e08e2b73
 def settings(
     seed: SeedPrompt,                # the prompt to distil
     other: SeedPrompt | None = None, # a different prompt, for the second test set
@@ -78,20 +81,46 @@ def settings(
     questions: list[str] = (),       # further seed questions of `seed`: each gets an even share of the tasks
     pairs: list[dict] = (),          # rows with `task` and `completion` that are there already: they come first, and are not asked again
     cap: int | None = None,          # candidates at most; see `synthesize`
-    **labeling,                      # arguments of `label`: check, samples, min_agreement, reask, judge, judge_threshold
+    near: float = near_threshold,    # cosine from which two tasks are near duplicates
+    rouge: float = rouge_threshold,  # ROUGE-L from which they are
+    **labeling,                      # arguments of `label`: check (not a function itself, but where it is), samples, min_agreement, reask, judge, judge_threshold
 ) -> dict: # JSON values
-    "What is asked for, as it is recorded in `run.json`."
-    if other and not ask_for_tasks: raise DistillError('the tasks that are there are of one prompt; a second prompt needs ask_for_tasks=True')
-    if n < 1 or n_test < 1: raise DistillError(f'n={n} and n_test={n_test}: at least one training task and one test task are needed')
+    "What is asked for, as it is recorded in `run.json`; raises `DistillError` for what makes no sense, before anything is paid for."
     if unknown := set(labeling) - set(_labeling): raise TypeError(f'settings() got an unexpected argument {sorted(unknown)[0]!r}')
-    if labeling.get('check'): load_check(labeling['check']) # a mistake in it is told before anything is asked
-    tasks = [*(p['task'] for p in pairs), *tasks]
-    pairs = {p['task']: p['completion'] for p in pairs}
+    if other and not ask_for_tasks: raise DistillError('the tasks that are there are of one prompt; leave out --no-synthesis (ask_for_tasks=False) or the other prompt')
+    if n < 1 or n_test < 1: raise DistillError(f'n={n} and n_test={n_test}: at least one training task and one test task are needed')
+    _check_questions(seed, other, questions)
+    labeling = {k: labeling.get(k, v) for k, v in _labeling.items()} | dict(check=_recorded_check(labeling.get('check')))
+    check_settings(**labeling)
+    answers = _answers_of(pairs)
     return json.loads(json.dumps(dict(seed=asdict(seed), other=asdict(other) if other else None, student=student, n=n, n_test=n_test,
-        recipe=asdict(recipe or Recipe()), tasks=tasks, ask_for_tasks=ask_for_tasks, rng_seed=rng_seed, questions=list(questions), pairs=pairs,
-        cap=cap, labeling={k: labeling.get(k, v) for k, v in _labeling.items()})))
+        recipe=asdict(recipe or Recipe()), tasks=[*answers, *tasks], ask_for_tasks=ask_for_tasks, rng_seed=rng_seed, questions=list(questions), pairs=answers,
+        cap=cap, near=near, rouge=rouge, labeling=labeling)))
 
-_labeling = dict(check=None, samples=1, min_agreement=0., reask=2, judge=None, judge_threshold=4) # how the teacher's answers are taken
+# %% ../nbs/08_pipeline.ipynb #dbc4092f
+def _check_questions(seed, other, questions):
+    "Seed questions are one line each, and the other prompt asks something else"
+    if bad := next((q for q in questions if not q.strip() or len(q.splitlines()) > 1), None):
+        raise DistillError(f'the seed question {bad[:60]!r} is not one line of text; give one like {seed.question[:60]!r}')
+    if other and other.question in (seed.question, *questions):
+        raise DistillError(f'the other prompt asks the seed question {other.question[:60]!r} too, so its test set would not be a different one; give another prompt')
+
+def _recorded_check(check):
+    "A check that `run.json` can hold; raises `DistillError` for another"
+    if isinstance(check, re.Pattern): check = f'regex:{check.pattern}'
+    if isinstance(check, Path): check = str(check)
+    if not isinstance(check, (str, dict, type(None))):
+        raise DistillError(f'a run cannot keep the check {check!r} for the next time; put the function into a file and give FILE.py:FUNCTION')
+    load_check(check)
+    return check
+
+def _answers_of(pairs):
+    "Task -> completion; raises `DistillError` for two answers to one task"
+    found = {}
+    for p in pairs:
+        if found.setdefault(p['task'], p['completion']) != p['completion']:
+            raise DistillError(f'the pairs hold two answers to {p["task"][:60]!r}: {found[p["task"]][:60]!r} and {p["completion"][:60]!r}; keep one')
+    return found
 
 @patch(as_prop=True)
 def seed(self: Run) -> SeedPrompt:
@@ -110,7 +139,7 @@ def prompts(self: Run) -> dict[str, SeedPrompt]:
     "The seed prompt of each test set that the run has."
     return {k: p for k, p in zip(test_sets, (self.seed, self.other)) if p}
 
-# %% ../nbs/08_pipeline.ipynb #cdac8222
+# %% ../nbs/08_pipeline.ipynb #b62cee9e
 def _digest(*values) -> str:
     "Short hash of JSON values and of the files behind paths"
     h = hashlib.sha256()
@@ -140,6 +169,7 @@ def step(self: Run,
     start, self.record['stages'][name] = time.time(), {} # from here on its files may be half old and half new
     self.save()
     said = work() or ''
+    inputs = _digest(depends, *(self.path/f for f in reads)) # a step may add to what it reads
     self.record['stages'][name] = dict(seconds=round(time.time() - start, 1)) | ({} if isinstance(said, Partial) else dict(inputs=inputs))
     self._note_usage()
     self.save()
@@ -176,39 +206,46 @@ def _note_usage(self: Run):
         since, before = asdict(self._teacher_before.get(stage, Usage())), self._used_before.get(stage, {})
         self.record['usage'][stage] = {k: v - since[k] + before.get(k, 0) for k, v in asdict(usage).items()}
 
-# %% ../nbs/08_pipeline.ipynb #7b96f96d
+# %% ../nbs/08_pipeline.ipynb #79b96174
 @patch
 def synthesize(self: Run):
     "Let the teacher write the tasks."
     s = self.record['settings']
-    wanted = {k: s[k] for k in ('seed', 'other', 'n', 'n_test', 'tasks', 'ask_for_tasks', 'rng_seed', 'questions', 'cap')}
+    wanted = {k: s[k] for k in ('seed', 'other', 'n', 'n_test', 'tasks', 'ask_for_tasks', 'rng_seed', 'questions', 'cap', 'near', 'rouge')}
     def work():
-        kwargs = dict(given=s['tasks'], rng_seed=s['rng_seed'], questions=s['questions'], cap=s['cap'], **({} if s['ask_for_tasks'] else dict(patience=0)))
-        tasks, rejects, short = synthesize_splits(self.seed, self.teacher, s['n'], s['n_test'], self.other, **kwargs)
-        self._reject('synthesis', rejects)
+        tasks, rejects, short = self._tasks(s['n'], s['n_test'])
         sizes = Counter(r['split'] for r in tasks)
         if not sizes['train']:
             raise DistillError(f'there are {sizes["test_same"]} usable tasks, which leaves none for training beside a test set of {s["n_test"]}; '
                                f'{self.path/"rejects.jsonl"} says why {len(rejects)} others were not, most often: {_most_often(rejects)}')
-        write_jsonl(self.path/'tasks.jsonl', tasks)
-        self.record['notes']['synthesize'] = short
         return '; '.join([', '.join(f'{k} {v}' for k, v in sizes.items()), f'{len(rejects)} rejected', *short])
     self.step('synthesize', [wanted, self.asked], [], ['tasks.jsonl', 'rejects.jsonl'], work)
+
+@patch
+def _tasks(self: Run, n, n_test, extra_different=0):
+    "So many tasks, from the first one on; written to `tasks.jsonl`, with their rejects"
+    s = self.record['settings']
+    kwargs = {k: s[k] for k in ('rng_seed', 'cap', 'near', 'rouge')} | ({} if s['ask_for_tasks'] else dict(patience=0))
+    tasks, rejects, short = synthesize_splits(self.seed, self.teacher, n, n_test, self.other, s['tasks'], s['questions'], n_different=s['n_test'] + extra_different, **kwargs)
+    self._reject('synthesis', rejects)
+    if any(r['split'] == 'train' for r in tasks): write_jsonl(self.path/'tasks.jsonl', tasks)
+    self.record['notes']['synthesize'] = short
+    return tasks, rejects, short
 
 def _most_often(rejects):
     "The most frequent reason"
     return Counter(r['reason'] for r in rejects).most_common(1)[0][0] if rejects else 'nothing was rejected'
 
-# %% ../nbs/08_pipeline.ipynb #55ffb93b
+# %% ../nbs/08_pipeline.ipynb #54df30c8
 @patch
 def _reject(self: Run, stage, rejects):
     "Put the rejects of a stage in place of those of its last time; what to say about prompts that got no reply at all"
     file = self.path/'rejects.jsonl'
-    write_jsonl(file, [*(r for r in (read_jsonl(file) if file.exists() else []) if r['stage'] != stage), *rejects])
+    write_jsonl(file, [*(r for r in (read_jsonl(file) if file.exists() else []) if r.get('stage') != stage), *rejects])
     failed = sum(r['reason'].startswith('failed reply') for r in rejects)
     return [f'{failed} got no reply, and are asked again by the same command'] if failed else []
 
-# %% ../nbs/08_pipeline.ipynb #455ed92b
+# %% ../nbs/08_pipeline.ipynb #d9ba89d0
 @patch
 def label(self: Run):
     "Let the teacher answer the tasks."
@@ -217,21 +254,60 @@ def label(self: Run):
         for f in (self.path/f'test_{k}.jsonl', *self.path.glob(f'predictions/*_{k}.jsonl')): f.unlink(missing_ok=True)
     s = self.record['settings']
     def work():
-        tasks, made, rejects = read_jsonl(self.path/'tasks.jsonl'), {}, []
-        for split in (f.removesuffix('.jsonl') for f in files):
-            prompt, origin = self.other if split == 'test_different' else self.seed, {o['task']: o['seed'] for o in tasks if o['split'] == split}
-            made[split], bad = label(prompt, list(origin), self.teacher, known=s['pairs'], seeds=origin, **s['labeling'])
-            rejects += bad
+        made, rejects = self._label_all()
         failed = self._reject('labeling', rejects)
         if empty := [k for k, pairs in made.items() if not len(pairs)]:
             raise DistillError(f'none of the answers for {empty[0]} can be used; {self.path/"rejects.jsonl"} holds them with their reasons, '
                                f'most often: {_most_often(rejects)}')
         for split, pairs in made.items(): write_jsonl(self.path/f'{split}.jsonl', pairs)
+        wanted = {k: s['n' if k == 'train' else 'n_test'] for k in made}
+        counts = ', '.join(f'{k} {len(v)}' + f' of {wanted[k]}'*(len(v) < wanted[k]) for k, v in made.items())
+        self.record['notes']['label'] = [f'{k}: {len(v)} of {wanted[k]} pairs' for k, v in made.items() if len(v) < wanted[k]]
         self._publish(made)
-        counts = ', '.join(f'{split} {len(pairs)}' for split, pairs in made.items())
         return (Partial if failed else str)('; '.join([counts, f'{len(rejects)} rejected', *failed]))
     depends = [s['seed'], s['other'], self.asked, s['labeling'], check_content(s['labeling']['check']), s['pairs']]
     self.step('label', depends, ['tasks.jsonl'], [*files, 'dataset/README.md', 'data_map.jsonl'], work)
+
+# %% ../nbs/08_pipeline.ipynb #99855fe2
+@patch
+def _label_all(self: Run):
+    "Split -> pairs, as many as are wanted if the teacher has them, and the rejects; `tasks.jsonl` is as long as that takes"
+    s, pairs, rejects = self.record['settings'], {}, {}
+    wanted = dict(same=s['n'] + s['n_test'], different=s['n_test'])
+    tasks = read_jsonl(self.path/'tasks.jsonl')
+    while True:
+        groups = {k: [r for r in tasks if (r['split'] == 'test_different') == (k == 'different')] for k in self.prompts}
+        usable = len(pairs)
+        for k, rows in groups.items(): self._label_new(self.prompts[k], [r for r in rows if r['task'] not in pairs and r['task'] not in rejects], pairs, rejects)
+        missing = {k: wanted[k] - sum(r['task'] in pairs for r in rows) for k, rows in groups.items()}
+        if max(missing.values()) <= 0 or len(pairs) == usable or any(r['filter'] == 'failed' for r in rejects.values()): break
+        sizes = {k: min(2*wanted[k], len(groups.get(k, ())) + max(0, missing.get(k, 0))) for k in wanted} # no more than half may be rejected
+        tasks, before = self._tasks(sizes['same'] - s['n_test'], s['n_test'], sizes['different'] - s['n_test'])[0], tasks
+        if len(tasks) <= len(before): break
+    return self._split(groups, pairs), list(rejects.values())
+
+@patch
+def _label_new(self: Run, prompt, rows, pairs, rejects):
+    "Label tasks; what comes of them is added by task"
+    s = self.record['settings']
+    origin = {r['task']: r['seed'] for r in rows}
+    made, bad = label(prompt, list(origin), self.teacher, known=s['pairs'], seeds=origin, **s['labeling'])
+    pairs.update((r['task'], r) for r in made)
+    rejects.update((r['task'], r) for r in bad)
+
+@patch
+def _split(self: Run, groups, pairs):
+    "The pairs by split, in the order of their tasks; `tasks.jsonl` says the same"
+    n, n_test, found, rows = *(self.record['settings'][k] for k in ('n', 'n_test')), {k: [] for k in ('train', 'test_same')}, []
+    for k, tasks in groups.items():
+        test = found.setdefault(f'test_{k}', [])
+        for r in tasks:
+            split = f'test_{k}' if len(test) < n_test else 'train' if k == 'same' and len(found['train']) < n else None
+            if not split: break
+            if r['task'] in pairs: found[split].append(pairs[r['task']])
+            rows.append(r | dict(split=split))
+    write_jsonl(self.path/'tasks.jsonl', rows)
+    return {k: to_dataset(v) for k, v in found.items()}
 
 @patch
 def _publish(self: Run, made):
@@ -240,7 +316,8 @@ def _publish(self: Run, made):
     write_jsonl(self.path/'data_map.jsonl', data_map(made))
     closest = closest_pair([t for k, v in made.items() if k != 'train' for t in v['task']], made['train']['task'][:])
     how = s['labeling'] | dict(check=_check_name(s['labeling']['check']))
-    write_dataset(self.path/'dataset', made, dataset_card(self.seed, made, s.get('teacher', {}), read_jsonl(self.path/'rejects.jsonl'), closest, self.other, how))
+    write_dataset(self.path/'dataset', made, dataset_card(self.seed, made, s.get('teacher', {}), read_jsonl(self.path/'rejects.jsonl'), closest, self.other, how,
+        notes=[o for said in self.record['notes'].values() for o in said]))
     data_figures(self.path)
 
 def _check_name(check):
@@ -271,7 +348,7 @@ def data_map(
     axes = axes*np.sign(axes[np.abs(axes).argmax(0), [0, 1]]) # an eigenvector may as well point the other way
     return [dict(task=t, split=k, x=round(float(x), 4), y=round(float(y), 4)) for (t, k), (x, y) in zip(tasks, vectors @ axes)]
 
-# %% ../nbs/08_pipeline.ipynb #1a323756
+# %% ../nbs/08_pipeline.ipynb #8aa7b399
 @patch
 def finetune(self: Run):
     "Train the student on the pairs."
@@ -282,16 +359,26 @@ def finetune(self: Run):
         student = self._load(s['student'])
         self.say(f'student: {student.source}')
         trained = finetune(student, to_dataset(read_jsonl(self.path/'train.jsonl')), Recipe(**s['recipe']), self.path/'training', progress=not self.quiet)
-        trained.save(self.path/'student', card=self.card(scores=False))
+        trained.save(self.path/'student', card=self.card(scores=False), facts=self._facts())
         shutil.copy(self.path/'training'/'losses.jsonl', self.path/'losses.jsonl')
         shutil.rmtree((self.path/'training').rename(self.path/'.training'), ignore_errors=True) # half of a checkpoint is none
     self.step('finetune', [s['student'], _weights(s['student']), s['recipe']], ['train.jsonl'], ['student/config.json', 'losses.jsonl'], work)
 
-# %% ../nbs/08_pipeline.ipynb #e070ce50
+# %% ../nbs/08_pipeline.ipynb #281bbbd7
 def _weights(student):
     "What tells the weights of a local student apart from other ones under the same path; nothing for a name"
-    folder = Path(student).expanduser()
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(folder.glob('*.safetensors'))] if folder.is_dir() else []
+    path = Path(student).expanduser()
+    files = [path] if path.is_file() else [*path.glob('*.safetensors'), *path.glob('*.gguf')] if path.is_dir() else []
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(files)]
+
+@patch
+def _facts(self: Run):
+    "What the student is made of, for its `distillation.json`"
+    from importlib.metadata import version
+    s = self.record['settings']
+    return dict(student=_name_of(s['student']), recipe=s['recipe'], prompt=s['seed'], teacher=self.asked.get('model'),
+                data=dict(file='train.jsonl', sha256=hashlib.sha256((self.path/'train.jsonl').read_bytes()).hexdigest()),
+                versions={'llm_distill': __version__} | {k: version(k) for k in ('torch', 'transformers')})
 
 # %% ../nbs/08_pipeline.ipynb #dc72b72b
 @patch
@@ -341,7 +428,7 @@ def _predict(self: Run, system):
         write_jsonl(self.path/file, (r for r in rows(pairs, answers) if r['prediction'] is not None))
     if system == 'teacher' and (failed := self._reject('evaluation', self._second_rejects)): return Partial(*failed)
 
-# %% ../nbs/08_pipeline.ipynb #2cdcf5fa
+# %% ../nbs/08_pipeline.ipynb #c277f4a5
 @patch
 def results(self: Run):
     "Write tables and figures."
@@ -351,6 +438,10 @@ def results(self: Run):
         write_text(self.path/'student'/'README.md', self.card())
     self.step('results', 0, [*scored, 'losses.jsonl', 'train.jsonl', 'tasks.jsonl', 'rejects.jsonl', *predictions], ['results.md', 'report.html'], work)
 
+def _name_of(student):
+    "What strangers are told about a student: no folders of this machine"
+    return Path(student).name if Path(student).expanduser().exists() else student
+
 @patch
 def card(self: Run,
     scores: bool = True, # with the tables?
@@ -358,25 +449,43 @@ def card(self: Run,
     "The student's model card: what it is, what it was made from, how good it is."
     s = self.record['settings']
     parts = [f'# A student of {self.asked.get("model", "a teacher")}', '',
-             f'{s["student"]}, fine-tuned with llm_distill {self.record["llm_distill"]} on {len(read_jsonl(self.path/"train.jsonl"))} answers of '
+             f'{_name_of(s["student"])}, fine-tuned with llm_distill {self.record["llm_distill"]} on {len(read_jsonl(self.path/"train.jsonl"))} answers of '
              'the teacher to one prompt. It does one thing:', '', f'> {markdown_text(s["seed"]["instruction"])}', '',
              'Prompt: `Q: {question}`, a line break, `A:`. The chat template writes this for a user message.', '',
              f'Recipe: `{json.dumps(s["recipe"])}`', '']
     if scores: parts += ['## How close it comes to the teacher', '', verdict(self.path), '', tables(self.path)]
     return '\n'.join(parts).rstrip() + '\n'
 
-# %% ../nbs/08_pipeline.ipynb #951ee725
+# %% ../nbs/08_pipeline.ipynb #455907a4
 @patch
 def complete(self: Run,
     question: str,            # one line, of the kind that the student was distilled for
     temperature: float = 0.,  # 0: always the most likely token
 ) -> str: # the student's answer
     "Answer a question with the run's student; raises `DistillError` where there is none yet."
+    question = self._question(question)
+    return self._load(str(self.path/'student')).answer([question], temperature=temperature)[0]
+
+@patch
+def stream(self: Run,
+    question: str,            # as for `complete`
+    temperature: float = 0.,  # 0: always the most likely token
+): # an iterator over pieces of text, together the answer but for white space at its end
+    "Answer a question piece by piece, as it is generated; raises `DistillError` where there is no student yet."
+    prompt, begun = student_prompt(self._question(question)), False
+    for piece in self._load(str(self.path/'student')).stream(prompt, temperature=temperature):
+        piece = piece if begun else piece.lstrip()
+        begun = begun or bool(piece)
+        if piece: yield piece
+
+@patch
+def _question(self: Run, question):
+    "A question as the student was taught them; an error where there is none, or no student yet"
     if not (self.path/'student'/'config.json').exists():
         raise DistillError(f'{self.path} has no student yet; go on with `llm-distill run`, or do its stage `llm-distill finetune {self.path}`')
     question = ' '.join(question.strip().removeprefix('Q:').split())
     if not question: raise DistillError('the question is empty; give one line of text')
-    return self._load(str(self.path/'student')).answer([question], temperature=temperature)[0]
+    return question
 
 # %% ../nbs/08_pipeline.ipynb #c3b05485
 @contextmanager

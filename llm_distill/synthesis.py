@@ -40,31 +40,38 @@ def synthesis_prompt(
 questions_schema = dict(type='object', properties=dict(questions=dict(type='array', items=dict(type='string'))), required=['questions'],
                         additionalProperties=False) # JSON schema of a reply
 
-# %% ../nbs/02_synthesis.ipynb #a1427bc6
-_bullet = re.compile(r'^\s*(?:\d+\s*[.):]|[-*•]|Q\s*\d*\s*:)\s*(?P<item>\S.*)$', re.I)
+# %% ../nbs/02_synthesis.ipynb #17b38b45
+_bullet = re.compile(r'^\s*(?:\(?\d+\s*[.):](?!\d)|\(?[a-z]\)\s|[-*•–]\s|Q(?:uestion)?\s*\d*\s*[:.)])\s*(?P<item>\S.*)$', re.I)
 _emphasis = re.compile(r'^([*_"`]+)(.*)\1$')
-_complete = re.compile(r'"((?:[^"\\\n]|\\.)+)"\s*(?=[,\]}])')
+_complete = re.compile(r'"((?:[^"\\]|\\.)+)"\s*(?=[,\]}])')
 _question_keys = 'question', 'task', 'q', 'request', 'prompt', 'text'
 
 def parse_questions(
-    text: str,        # a reply to `synthesis_prompt`, in whatever form
+    text: str,         # a reply to `synthesis_prompt`, in whatever form
     cut: bool = False, # did the reply come to its token limit before its end?
 ) -> list[str]: # one line each, in the reply's order; empty where there is nothing to find
     "The questions in a teacher's reply."
-    text = text.encode('utf-8', 'replace').decode()
+    text = re.sub(r'<think>.*?(</think>|\Z)', '', _written(text), flags=re.S)
     found = _json_strings(text)
     if found is None: found = _items(text)[:-1 if cut else None]
-    lines = (' '.join(o.encode('utf-8', 'replace').decode().split()).removeprefix('Q:').strip() for o in found)
+    lines = (' '.join(_written(o).split()).removeprefix('Q:').strip() for o in found)
     return [q for o in lines if (q := _emphasis.sub(r'\2', o).strip())]
 
+def _written(text):
+    "A text without halves of surrogate pairs, which cannot be written"
+    return text.encode('utf-8', 'replace').decode()
+
 def _json_strings(text):
-    "All strings in the first JSON array or object of `text` that holds some; None where there is no JSON"
-    for m in re.finditer(r'[\[{]', text):
-        try: value, _ = json.JSONDecoder().raw_decode(text, m.start())
-        except (ValueError, RecursionError): continue
-        if strings := list(_strings(value)): return strings
+    "The questions in the JSON values of `text`; None where there is no JSON with a string in it"
+    found, at, decoder = [], 0, json.JSONDecoder(strict=False)
+    while m := re.compile(r'[\[{]').search(text, at):
+        try: value, at = decoder.raw_decode(text, m.start())
+        except RecursionError: break
+        except ValueError: at = m.end()
+        else: found += _strings(value)
     broken = re.search(r'[\[{]\s*"', text)
-    return [json.loads(f'"{s}"', strict=False) for s in _complete.findall(text, broken.start()) if _is_json(s)] if broken else None
+    if found or not broken: return found or None
+    return [json.loads(f'"{s}"', strict=False) for s in _complete.findall(text, broken.start()) if _is_json(s)]
 
 def _is_json(s):
     "Whether `s` can stand between the quotes of a JSON string"
@@ -73,14 +80,17 @@ def _is_json(s):
     return True
 
 def _strings(value):
-    "The string leaves of a JSON value; of an object that says which of its fields is the question, only that"
+    "The questions in a JSON value: its strings; of an object the field that says so, or else its lists, or else all fields"
     if isinstance(value, str): yield value
-    if isinstance(value, dict): value = [value[k] for k in _question_keys if isinstance(value.get(k), str)][:1] or list(value.values())
+    if isinstance(value, dict):
+        named = [value[k] for k in _question_keys if isinstance(value.get(k), str)][:1]
+        value = named or [o for o in value.values() if isinstance(o, (list, dict))] or list(value.values())
     for o in (value if isinstance(value, list) else ()): yield from _strings(o)
 
 def _items(text):
-    "Numbered or bulleted items; where there are none, all lines that do not introduce or fence something"
-    lines = [o.strip() for o in text.splitlines() if o.strip() and not o.strip().startswith('```')]
+    "Numbered or bulleted items, or rows of a table; where there are none, all lines that do not introduce or fence something"
+    lines = [_emphasis.sub(r'\2', o.strip()) for o in text.splitlines() if o.strip() and not o.strip().startswith('```')]
+    if rows := [max(o.strip('|').split('|'), key=len) for o in lines if re.match(r'\|.*\w.*\|$', o)]: return rows[1:] # without the heading
     items = [m['item'] for o in lines if (m := _bullet.match(o))]
     return items or [o for o in lines if not o.endswith(':')]
 
@@ -114,18 +124,19 @@ def embed(
         _known.update(found)
     return np.stack([found[t] for t in texts]) if texts else np.zeros((0, 384), dtype='float32')
 
-# %% ../nbs/02_synthesis.ipynb #0da7890d
+# %% ../nbs/02_synthesis.ipynb #c767357c
 def wrong_length(
     task: str,        # a candidate
     seed: SeedPrompt, # whose kind of question is wanted
 ) -> str | None: # the reason, or None
     "Fragments, and paragraphs that are no longer one question."
-    if len(task) < 8: return f'too short: {len(task)} characters, at least 8'
-    if len(task) > (limit := max(400, 2*max(map(len, _own_questions(seed))))): return f'too long: {len(task)} characters, at most {limit}'
+    own = list(map(len, _own_questions(seed)))
+    if len(task) < (least := min(8, *own)): return f'too short: {len(task)} characters, at least {least}'
+    if len(task) > (most := max(400, 2*max(own))): return f'too long: {len(task)} characters, at most {most}'
 
 def _own_questions(seed): return [seed.question, *(e.question for e in seed.examples)]
 
-# %% ../nbs/02_synthesis.ipynb #1eb7ebc9
+# %% ../nbs/02_synthesis.ipynb #cf173e80
 _signs = { # reason -> what is seen of it in a candidate
     'it talks about the list': re.compile(r"^((here|below|these|following)\b.*\b(questions?|tasks?|requests?|examples?|list)\b.*[:.!]$|hope (this|these|that|it) |let me know (if|when)\b)", re.I),
     'it is a refusal': re.compile(r"^(as an ai\b|i('m| am) sorry,? (but|i)\b|i (can't|cannot|can not|won't|am unable to|am not able to) (help|assist|provide|generate|write|create|do)\b)", re.I),
@@ -139,49 +150,58 @@ def not_a_request(
 ) -> str | None: # the reason, or None
     "What is no question or request of the kind: chatter, refusals, templates, questions together with their answers."
     own = _own_questions(seed)
-    if not any(c.isalpha() for c in task): return 'there is no word in it'
+    if not _has_word(task) and all(map(_has_word, own)): return 'there is no word in it'
     if seed.end and seed.end in task: return f'it holds the end marker {seed.end}'
     for reason, sign in _signs.items():
         if (m := sign.search(task)) and not any(sign.search(q) for q in own): return f'{reason}: {m[0].strip()[:60]!r}'
     if len(own) > 1 and all(q.endswith('?') for q in own) and not task.endswith('?'): return 'it does not end in a question mark, as all questions of the seed prompt do'
 
-# %% ../nbs/02_synthesis.ipynb #701b0bfc
+def _has_word(text): return any(c.isalpha() for c in text)
+
+# %% ../nbs/02_synthesis.ipynb #6058d6bf
 def normal_form(
     task: str, # a question
 ) -> str: # lower-case words without punctuation, joined by one space
     "What two questions have in common that differ only in case, spacing and punctuation."
-    return ' '.join(re.findall(r'\w+', task.lower()))
+    return ' '.join(re.findall(r'\w+|(?<!\w)-|-(?!\w)|[+*/=<>#^~|]', task.lower()))
 
-# %% ../nbs/02_synthesis.ipynb #cfb68342
+# %% ../nbs/02_synthesis.ipynb #3c37788d
 rouge_threshold = 0.7 # ROUGE-L from which two tasks count as near duplicates
 
 class _WordIndex:
     "Tasks, to be found by other tasks of a ROUGE-L of `threshold` or more."
+    long = 30 # words; longer tasks are found by single words
     def __init__(self, threshold):
-        self.threshold, self.letters, self.tasks, self.found_by = threshold, {}, [], {}
+        self.threshold, self.letters, self.tasks, self.found_by = min(1., threshold), {}, [], {}
     def spell(self, task):
         "The task as a text of one letter a word; later letters are rarer words"
         return ''.join(chr(256 + self.letters.setdefault(w, len(self.letters))) for w in normal_form(task).split())
-    def keys(self, spelled):
-        "The pairs of rare words under which a task is found; where one word in common may be enough, the words as well"
-        shared = ceil(self.threshold*len(spelled)/(2 - self.threshold) - 1e-9)
-        rare = sorted(spelled, reverse=True)[:len(spelled) - shared + 2]
-        return {a + b for a, b in combinations(rare, 2)} | (set(spelled) if shared < 2 else set())
+    def keys(self, spelled, seeking):
+        "The rare words and pairs of them under which a task is put, or sought"
+        n, shared = len(spelled), self.shared(len(spelled))
+        rare, long = sorted(spelled, reverse=True)[:n - shared + 2], n > self.long
+        found = set() if long else {a + b for a, b in combinations(rare, 2)} | (set(spelled) if shared < 2 else set())
+        if n < self.shared(self.long + 1): return found
+        kinds = ('long ' if long else 'middle ',) if not seeking else ('long ', 'middle ') if long else ('long ',)
+        return found | {kind + a for kind in kinds for a in rare[:-1]}
+    def shared(self, n):
+        "How many words a task of `n` words shares at least with a near duplicate"
+        return ceil(self.threshold*n/(2 - self.threshold) - 1e-9)
     def add(self, task):
         "Take a task in"
         spelled = self.spell(task)
-        for k in self.keys(spelled): self.found_by.setdefault(k, []).append(len(self.tasks))
+        for k in self.keys(spelled, seeking=False): self.found_by.setdefault(k, []).append(len(self.tasks))
         self.tasks.append((task, spelled))
     def closest(self, task):
         "The first of the most similar tasks and its ROUGE-L, or None where it is below the threshold"
         from rapidfuzz import process
         from rapidfuzz.distance import Indel
         spelled = self.spell(task)
-        some = sorted(set().union(*(self.found_by.get(k, ()) for k in self.keys(spelled))))
+        some = sorted(set().union(*(self.found_by.get(k, ()) for k in self.keys(spelled, seeking=True))))
         best = process.extractOne(spelled, [self.tasks[i][1] for i in some], scorer=Indel.normalized_similarity, score_cutoff=self.threshold)
         return best and (self.tasks[some[best[2]]][0], best[1])
 
-# %% ../nbs/02_synthesis.ipynb #4b6e7c0f
+# %% ../nbs/02_synthesis.ipynb #d15b5643
 near_threshold = 0.85 # cosine from which two tasks count as near duplicates
 filters = wrong_length, not_a_request # functions of a candidate and the seed prompt that return a reason or None
 
@@ -195,8 +215,9 @@ class Accepted:
         filters: tuple = filters,         # functions of a candidate and the seed prompt that return a reason or None
     ):
         import numpy as np
-        self.seed, self.near, self.filters, self.tasks, self.rejects = seed, near, filters, [], []
-        self._what, self._known, self._forms, self._words = {}, [], {}, _WordIndex(rouge)
+        words, meaning = _alike(_own_questions(seed))
+        self.seed, self.near, self.filters, self.tasks, self.rejects = seed, max(near, meaning + 1e-4), filters, [], []
+        self._what, self._known, self._forms, self._words = {}, [], {}, _WordIndex(max(rouge, words + 1e-4))
         self._vectors = np.zeros((1024, 384), dtype='float32')
         own = {seed.question: 'the seed question'} | {e.question: 'an example' for e in seed.examples}
         avoid = own | {t: what for t, what in avoid.items() if t not in own}
@@ -212,6 +233,15 @@ def _add(self: Accepted, task, what, vector):
     self._what[task], self._forms[normal_form(task)] = what, task
     self._known.append(task)
     self._words.add(task)
+
+def _alike(questions):
+    "The greatest ROUGE-L and the greatest cosine of two different questions"
+    index, vectors, found = _WordIndex(0.01), embed(questions), [(0., 0.)]
+    for i, q in enumerate(questions):
+        if normal_form(q) in map(normal_form, questions[:i]): continue
+        found.append(((index.closest(q) or (None, 0.))[1], float(max(vectors[:i] @ vectors[i], default=0.))))
+        index.add(q)
+    return [max(o) for o in zip(*found)]
 
 # %% ../nbs/02_synthesis.ipynb #cae9eb2d
 @dataclass
@@ -281,7 +311,7 @@ def offer(self: Accepted,
     blocks = (candidates[i:i+256] for i in range(0, len(candidates), 256))
     return sum(self.take(c) for block in blocks for c in self.look(block))
 
-# %% ../nbs/02_synthesis.ipynb #c2250196
+# %% ../nbs/02_synthesis.ipynb #23186f87
 class _Stream:
     "The candidates that the teacher writes for one seed question."
     def __init__(self, seed, teacher, pool, per_request, temperature, rng_seed, patience):
@@ -289,13 +319,15 @@ class _Stream:
         self.patience, self.asked, self.fruitful, self.round_ends, self.candidates = patience, 0, 0, 0, 0
         self.accepted, self.context, self.waiting = [], [], deque()
     @property
-    def over(self): return not self.waiting and self.asked - self.fruitful >= self.patience
+    def over(self):
+        "Whether `patience` requests in a row brought nothing new"
+        return (self.waiting[0][0] if self.waiting else self.asked + 1) > self.fruitful + self.patience
 
 @patch
 def ask(self: _Stream, missing):
     "Send as many of the round's requests as the missing tasks need; what comes back waits"
     if self.asked == self.round_ends: self.context, self.round_ends = list(self.accepted), self.asked + max(4, self.asked)
-    numbers = range(self.asked, min(self.round_ends, self.asked + max(1, ceil(missing/self.per_request))))
+    numbers = range(self.asked, min(self.round_ends, self.asked + ceil(missing/self.per_request)))
     prompts = [synthesis_prompt(self.seed, 1 + i*self.per_request, self.per_request, self._shown(i)) for i in numbers]
     replies = self.teacher.ask(prompts, stage='synthesis', temperature=self.temperature, max_tokens=100*self.per_request, schema=questions_schema, desc='synthesis')
     for i, reply in zip(numbers, replies):
@@ -312,7 +344,9 @@ def _shown(self: _Stream, i):
 @patch
 def _read(self: _Stream, reply):
     "The candidates in a reply; one that holds none becomes a reject"
-    found = parse_questions(reply.text or getattr(reply, 'part', None) or '', cut=reply.kind == 'cut')
+    if reply.kind == 'failed': # going on without it would give its place to others
+        raise DistillError(f'the teacher did not answer a request for questions ({reply.reason}); the same command asks again, and what was answered is kept')
+    found = parse_questions(reply.text or reply.part or '', cut=reply.kind == 'cut')
     if found: return found
     why = f'{reply.kind} reply: {reply.reason}' if reply.kind != 'ok' else f'no question in the reply {reply.text[:80]!r}'
     self.pool.rejects.append(dict(stage='synthesis', filter='no_questions', task=None, reason=why))
@@ -321,7 +355,7 @@ def _read(self: _Stream, reply):
 @patch
 def take_one(self: _Stream):
     "Whether one of the waiting candidates was accepted; those before it are rejected"
-    while self.waiting:
+    while self.waiting and not self.over:
         number, c = self.waiting.popleft()
         if self.pool.take(c):
             self.accepted.append(c.task)
@@ -338,7 +372,7 @@ class Synthesis:
     seeds: list[str] = field(default_factory=list) # the seed question of each task; `given` for tasks that were there before
     candidates: int = 0 # questions that were given or came from the teacher, and replies without any: as many as `tasks` and `rejects` together
 
-# %% ../nbs/02_synthesis.ipynb #0f864843
+# %% ../nbs/02_synthesis.ipynb #099bd4f5
 def synthesize(
     seed: SeedPrompt,             # whose kind of question is wanted
     teacher,                      # a `Teacher`
@@ -370,8 +404,9 @@ def synthesize(
             origin.append(s.seed.question)
             turn = streams.index(s) + 1
         elif not s.over:
-            if sum(o.candidates for o in streams) >= cap: break
-            s.ask(ceil((n - len(pool.tasks))/sum(not o.over for o in streams)))
+            room = cap - sum(o.candidates for o in streams)
+            if room <= 0: break
+            s.ask(min(room, ceil((n - len(pool.tasks))/sum(not o.over for o in streams))))
     return _made(pool, origin, streams, n, cap, len(given))
 
 # %% ../nbs/02_synthesis.ipynb #f48244f7
@@ -391,7 +426,7 @@ def _short(pool, origin, streams, n, cap, candidates):
            if len(over) == len(streams) else f'the cap of {cap} candidates was reached, of which {candidates - len(pool.tasks)} were rejected')
     return [f'{len(pool.tasks)} of {n} tasks: {why}', *shares]
 
-# %% ../nbs/02_synthesis.ipynb #361e8fb8
+# %% ../nbs/02_synthesis.ipynb #cf1a6a7f
 def synthesize_splits(
     seed: SeedPrompt,                # the prompt to distil
     teacher,                         # a `Teacher`
@@ -400,10 +435,11 @@ def synthesize_splits(
     other: SeedPrompt | None = None, # a different prompt, for the second test set
     given: list[str] = (),           # questions of the main prompt's kind that are there already
     questions: list[str] = (),       # further seed questions of the main prompt
+    n_different: int | None = None,  # tasks in the second test set; `n_test` if None
     **kwargs,                        # further arguments of `synthesize`
 ) -> tuple[list[dict], list[dict], list[str]]: # rows with `task`, `split` (test_different, test_same, train) and `seed`; rejects; what is short
     "Tasks for the test sets and for training, none of them in two sets, exactly or nearly."
-    far = synthesize(other, teacher, n_test, **kwargs) if other else Synthesis([], [])
+    far = synthesize(other, teacher, n_different or n_test, **kwargs) if other else Synthesis([], [])
     same = synthesize(seed, teacher, n_test + n, {t: 'a task of test_different' for t in far.tasks}, given=given, questions=questions, **kwargs)
     names = ['test_different']*len(far.tasks) + ['test_same' if i < n_test else 'train' for i in range(len(same.tasks))]
     rows = [dict(task=t, split=k, seed=s) for t, k, s in zip(far.tasks + same.tasks, names, far.seeds + same.seeds)]

@@ -41,7 +41,10 @@ def run(*args, **env):
     (['run', prompt, '--check', 'regex:('], "'(' is not a regular expression"),
     (['run', prompt, '--judge', 'gone.txt'], 'gone.txt'),
     (['run', prompt, '--judge-threshold', '6'], "'6'"),
-    (['run', prompt, '--no-synthesis', '--other', prompt], 'ask_for_tasks'),
+    (['run', prompt, '--no-synthesis', '--other', prompt], '--no-synthesis'),
+    (['run', prompt, '--min-agreement', '.5'], 'min_agreement'),
+    (['run', prompt, '--seed-question', ' '], 'seed question'),
+    (['run', prompt, '--other', prompt], 'would not be a different one'),
     (['show', 'nowhere'], 'nowhere is not a run directory'),
     (['push', 'nowhere', 'me/data'], 'nowhere is not a run directory'),
 ])

@@ -1,5 +1,5 @@
 "The whole chain on a tiny student: its files, what is skipped, what a kill leaves behind, and the article's client."
-import json, os, shutil, signal, subprocess, sys, time
+import json, os, re, shutil, signal, subprocess, sys, time
 from collections import Counter
 from pathlib import Path
 
@@ -326,10 +326,16 @@ def test_answers_that_fail_the_check_are_rejected(tiny, tmp_path):
     prompt = load_prompt(recordings/'reminders.toml')
     run = distill(prompt, None, recorded_teacher(progress=False), tmp_path/'run', 'label', student=tiny, n=30, n_test=9, check=f'{tmp_path}/checks.py:no_calls', reask=1)
     rejects = [r for r in read_jsonl(run.path/'rejects.jsonl') if r['stage'] == 'labeling']
-    kept = [r for f in ('train', 'test_same') for r in read_jsonl(run.path/f'{f}.jsonl')]
-    assert len(rejects) + len(kept) == 39 and rejects and not any('"call"' in r['completion'] for r in kept)
+    kept = {f: read_jsonl(run.path/f'{f}.jsonl') for f in ('train', 'test_same')}
+    assert {k: len(v) for k, v in kept.items()} == dict(train=30, test_same=9), 'other tasks fill the gaps'
+    assert rejects and not any('"call"' in r['completion'] for v in kept.values() for r in v)
+    tasks = [r['task'] for r in read_jsonl(recordings/'reminders.jsonl') if '"call"' not in r['completions'][0]]
+    assert [r['task'] for f in ('test_same', 'train') for r in kept[f]] == tasks[:39], 'in the order of the sequence'
     assert all(r['filter'] == 'check' and r['reason'] == 'it is a call' and '"call"' in r['reply'] for r in rejects)
-    assert run.record['usage']['labeling']['requests'] == 39 + len(rejects)
+    assert run.record['usage']['labeling']['requests'] == 39 + 2*len(rejects)
+    before = (run.path/'train.jsonl').stat().st_mtime_ns
+    Run(run.path).go(recorded_teacher(progress=False), ('label',))
+    assert (run.path/'train.jsonl').stat().st_mtime_ns == before, 'nothing to do'
     (tmp_path/'checks.py').write_text('def no_calls(task, answer): pass\n')
     assert not any(r['stage'] == 'labeling' for r in read_jsonl(Run(run.path).go(recorded_teacher(progress=False), ('label',)).path/'rejects.jsonl'))
 
@@ -351,12 +357,28 @@ def test_two_seed_questions_share_the_tasks(tiny, tmp_path):
     assert other.question[:40] in (run.path/'results.md').read_text()
 
 
-def test_the_data_set_is_there_for_others(finished):
+def test_the_data_set_is_there_for_others(finished, tmp_path):
     from datasets import load_dataset
-    found = load_dataset(str(finished.path/'dataset'))
+    found = load_dataset(str(finished.path/'dataset'), cache_dir=tmp_path) # a cache knows a folder by its name
     assert {k: v.to_list() for k, v in found.items()} == {k: read_jsonl(finished.path/f'{k}.jsonl') for k in ('train', 'test_same', 'test_different')}
     card = (finished.path/'dataset'/'README.md').read_text()
     assert seed.instruction in card.replace('\\', '') and 'every tenth row' in card and 'CC0' in card
     assert {f.name for f in (finished.path/'figures').glob('data_*.png')} >= {'data_lengths.png', 'data_steps.png', 'data_openings.png', 'data_map.png', 'data_filters.png'}
     points = read_jsonl(finished.path/'data_map.jsonl')
     assert len(points) == 42 and all(abs(p['x']) <= 1 and abs(p['y']) <= 1 for p in points)
+
+
+def test_a_run_of_an_earlier_version_goes_on(tiny, tmp_path):
+    run = distill(seed, None, recorded_teacher(progress=False), tmp_path/'run', 'synthesize', student=tiny, n=8, n_test=3)
+    record = json.loads((run.path/'run.json').read_text())
+    for k in 'questions', 'pairs', 'cap', 'near', 'rouge', 'labeling': record['settings'].pop(k)
+    (run.path/'run.json').write_text(json.dumps(record))
+    assert Run(run.path).go(recorded_teacher(progress=False), ('label',)).done('label')
+
+
+def test_settings_that_make_no_sense_are_told_first():
+    from llm_distill.pipeline import settings
+    for says, kwargs in {'min_agreement': dict(min_agreement=.5), 'judge_threshold': dict(judge=True, judge_threshold=9), '{task}': dict(judge='no fields'),
+                         'FILE.py:FUNCTION': dict(check=len), 'one line': dict(questions=['a\nb']), 'two answers': dict(pairs=[dict(task='Why?', completion=c) for c in 'ab'])}.items():
+        with pytest.raises(DistillError, match=re.escape(says)): settings(seed, **kwargs)
+    with pytest.raises(DistillError, match='would not be a different one'): settings(seed, other, questions=[other.question])

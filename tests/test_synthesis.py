@@ -12,6 +12,7 @@ from llm_distill.synthesis import (Accepted, _WordIndex, embed, filters, near_th
                                    synthesize_splits)
 from llm_distill.teacher import Teacher, _completion, recording_app
 from llm_distill.teacher import recorded_teacher
+from server import Server
 
 seed, other = load_prompt(recordings/'apartments.toml'), load_prompt(recordings/'pull_requests.toml')
 anything = settings(max_examples=150, deadline=None, derandomize=True)
@@ -40,7 +41,11 @@ def test_questions_are_found_in_every_form(asked, form): assert parse_questions(
 def test_of_a_reply_that_was_cut_only_whole_questions_are_kept(asked, form, data):
     whole = forms[form](asked)
     part = whole[:data.draw(st.integers(0, len(whole)))]
-    assert set(parse_questions(part, cut=True)) <= {*asked, 'Sure! Here they are:', 'Here are the questions:'}
+    found = [q for q in parse_questions(part, cut=True) if q in asked]
+    assert found == asked[:len(found)] # in order, without gaps
+    if form in ('numbered', 'bulleted', 'turns', 'lines'): complete = sum(q in part for q in asked)
+    else: complete = sum(json.dumps(q, ensure_ascii=form != 'array') in part for q in asked)
+    assert len(found) >= complete - 1 # the last one may not be known to be at its end
 
 
 @anything
@@ -93,13 +98,14 @@ def test_plain_rouge_is_rouge():
 
 
 @pytest.mark.parametrize('threshold', [0.5, 0.7, 0.9])
-@pytest.mark.parametrize('words', [6, 30])
-def test_the_word_index_finds_what_comparing_with_all_finds(threshold, words):
+@pytest.mark.parametrize('words, longest', [(6, 14), (30, 14), (30, 60)])
+def test_the_word_index_finds_what_comparing_with_all_finds(threshold, words, longest):
     draw, index, before, hits = random.Random(words), _WordIndex(threshold), [], 0
-    for _ in range(400):
-        task = ' '.join(f'w{draw.randrange(words)}' for _ in range(draw.randrange(2, 14)))
+    for _ in range(400 if longest < 20 else 120):
+        task = ' '.join(f'w{draw.randrange(words)}' for _ in range(draw.randrange(2, longest)))
         if before and draw.random() < .3: # a variant of an earlier one
             kept = draw.choice(before).split()
+            kept = kept[:max(2, len(kept) - draw.choice([0, 0, len(kept)//3]))]
             for _ in range(draw.randrange(4)): kept[draw.randrange(len(kept))] = f'w{draw.randrange(words)}'
             task = ' '.join(kept)
         best = max((plain_rouge(task, o) for o in before), default=0)
@@ -109,7 +115,7 @@ def test_the_word_index_finds_what_comparing_with_all_finds(threshold, words):
         hits += found is not None
         index.add(task)
         before.append(task)
-    assert 20 < hits < 400
+    assert 10 < hits < 400
 
 
 def test_blocks_change_nothing():
@@ -128,23 +134,30 @@ class Careless(recording_app):
     "The recorded teacher, that repeats itself, rewords what it said, replies in all forms, and sometimes not at all"
     def __init__(self, *paths, share=.1):
         super().__init__(*paths)
-        self.share, self.asked, self.injected = share, Counter(), Counter()
+        self.share, self.asked, self.injected, self.sent = share, Counter(), Counter(), 0
     def answer(self, body, headers):
         status, answer = super().answer(body, headers)
         if headers.get('x-llm-distill-stage') != 'synthesis' or status != 200: return status, answer
         prompt = body['messages'][-1]['content']
         self.asked[prompt] += 1
         draw, tasks = random.Random(prompt), json.loads(answer['choices'][0]['message']['content'])['questions']
-        return status, self._spoiled(body, tasks, draw, re.search(r'questions (\d+)', prompt)[1] if seed.question in prompt else '')
+        spoiled = self._spoiled(body, tasks, draw, re.search(r'questions (\d+)', prompt)[1] if seed.question in prompt else '')
+        self.sent += max(1, self.questions)
+        return status, spoiled
     def _spoiled(self, body, tasks, draw, first):
+        self.questions = len(tasks)
         if first in ('71', '151'): # the recording has no more to lose
             self.injected['malformed'] += 1
+            self.questions = 1
             return _completion(body, {'71': '{"questions": [', '151': 'I cannot help with that.'}[first])
-        if first in ('21', '191'): return _completion(body, json.dumps(tasks)[:-9], 'cut')
+        if first in ('21', '191'):
+            self.questions -= 1
+            return _completion(body, json.dumps(tasks)[:-9], 'cut')
         for t in list(tasks):
             if draw.random() < self.share: tasks.insert(draw.randrange(len(tasks)), t.lower()); self.injected['exact'] += 1
             if draw.random() < self.share: tasks.append(re.sub(r'^(\w+) (\w+)', r'\2 \1', t)); self.injected['near'] += 1
         if draw.random() < self.share: tasks.append('Which [thing] is in [place]?'); self.injected['template'] += 1
+        self.questions = len(tasks)
         return _completion(body, draw.choice(list(forms.values()))(tasks))
 
 
@@ -158,6 +171,7 @@ def careless():
 def test_exactly_as_many_as_asked_for(careless):
     app, (rows, rejects, short) = careless
     assert Counter(r['split'] for r in rows) == dict(train=200, test_same=50, test_different=50) and not short
+    assert app.sent == 300 + len(rejects)
     assert app.injected['malformed'] == 2 and min(app.injected['exact'], app.injected['near']) >= 20 and app.injected['template'], app.injected
 
 
@@ -183,8 +197,9 @@ def test_every_reject_has_its_reason(careless):
 @pytest.mark.parametrize('n, questions', [(60, []), (40, [other.question])])
 def test_counts_add_up(n, questions):
     given_too = ['Which bakeries in Lyon are open on Mondays?', 'which bakeries in lyon are open on mondays', 'Hm?']
-    made = synthesize(seed, Teacher('careless', app=Careless(share=.3), progress=False), n, given=given_too, questions=questions)
-    assert len(made.tasks) == len(made.seeds) == n and made.candidates == n + len(made.rejects)
+    app = Careless(share=.3)
+    made = synthesize(seed, Teacher('careless', app=app, progress=False), n, given=given_too, questions=questions)
+    assert len(made.tasks) == len(made.seeds) == n and made.candidates == n + len(made.rejects) == app.sent + 3
     assert made.seeds[0] == 'given' and max(Counter(made.seeds[1:]).values()) - min(Counter(made.seeds[1:]).values()) <= 1
 
 
@@ -227,3 +242,12 @@ def test_a_seed_without_examples_is_enough():
             return 200, _completion(body, '\n'.join(lines))
     made = synthesize(SeedPrompt('Sort the words.', (), 'violet apple zebra mango', ''), Teacher('m', app=Lists(), progress=False), 25, near=2)
     assert len(made.tasks) == 25 and not made.short
+
+
+def test_an_outage_is_no_end(tmp_path):
+    "Requests that fail stop the run, and are asked again by the next call; the tasks are those of a run without an outage"
+    with Server(plan=['ok']*3 + ['500']*60) as server:
+        def made(): return synthesize(seed, Teacher('m', server.url, cache=tmp_path/'c.sqlite', max_retries=0, progress=False), 60)
+        with pytest.raises(DistillError, match='did not answer'): made()
+        server.plan.clear()
+        assert made() == synthesize(seed, recorded_teacher(), 60)

@@ -9,8 +9,8 @@ __all__ = ['recipes', 'Recipe', 'make_recipe', 'parse_override', 'Row', 'encode_
            'split_validation', 'mean_loss', 'best_epoch', 'out_of_patience', 'Memory', 'estimate_memory',
            'available_memory', 'diverging', 'finetune', 'memory_plan']
 
-# %% ../nbs/05_finetuning.ipynb #b869b2d6
-import contextlib, copy, errno, hashlib, json, math, random, re, shutil, sys
+# %% ../nbs/05_finetuning.ipynb #5bcd7ddf
+import contextlib, copy, errno, hashlib, json, math, os, random, re, shutil, sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
@@ -18,7 +18,7 @@ from fastcore.docments import docments
 from .prompts import DistillError, student_prompt, write_json, write_jsonl
 from .student import Student, has_bf16, quiet
 
-# %% ../nbs/05_finetuning.ipynb #98d099ec
+# %% ../nbs/05_finetuning.ipynb #90f7b64b
 @dataclass(frozen=True)
 class Recipe:
     "How to fine-tune."
@@ -30,18 +30,20 @@ class Recipe:
     weight_decay: float = 0.       # AdamW's
     seed: int = 0                  # of the batches' order, of dropout and of new weights
     validation_share: float = 0.1  # share of the pairs that is not learned but used to measure; 0 learns all
-    tokens_at_once: int = 8192     # tokens in a device's memory at once, padding included; a larger batch goes in parts, its step is the same
-    patience: int = 0              # epochs without a lower validation loss before training stops, the best one is kept; 0 takes the last epoch
+    tokens_at_once: int = 8192     # tokens in a device's memory at once, with padding; a larger batch goes in parts, the step is the same
+    patience: int = 0              # epochs without a lower validation loss until training stops and the best is kept; 0 takes the last
     lora_rank: int = 0             # rank of the adapters that are trained in place of the weights; 0 trains all weights
     lora_alpha: float = 32.        # adapters count this many times, divided by their rank
     four_bit: bool = False         # keep the weights in 4 bits while adapters are trained; needs a CUDA device
 
     def __post_init__(self):
         for f in fields(self): _check_field(f.name, getattr(self, f.name))
-        if self.four_bit and not self.lora_rank: raise DistillError('four_bit is True with lora_rank 0; 4-bit weights cannot learn: set lora_rank, e.g. to 16')
+        if self.four_bit and not self.lora_rank:
+            raise DistillError('four_bit is True with lora_rank 0; 4-bit weights cannot learn: set lora_rank, e.g. to 16')
 
-_limits = dict(epochs=(1, 1e6), batch_size=(1, 1e6), lr=(0, 1), warmup_steps=(0, 1e9), max_grad_norm=(0, 1e9), weight_decay=(0, 1), seed=(0, 1e9),
-               validation_share=(0, 0.5), tokens_at_once=(1, 1e12), patience=(0, 1e6), lora_rank=(0, 4096), lora_alpha=(0, 1e6), four_bit=(0, 1))
+_limits = dict(epochs=(1, 1e6), batch_size=(1, 1e6), lr=(0, 1), warmup_steps=(0, 1e9), max_grad_norm=(0, 1e9), weight_decay=(0, 1),
+               seed=(0, 1e9), validation_share=(0, 0.5), tokens_at_once=(1, 1e12), patience=(0, 1e6), lora_rank=(0, 4096),
+               lora_alpha=(0, 1e6), four_bit=(0, 1))
 _kinds = {int: 'a whole number', float: 'a number', bool: 'true or false'}
 
 def _check_field(name, value):
@@ -220,24 +222,27 @@ def out_of_patience(
     best = best_epoch(losses)
     return bool(patience and best) and round(losses[-1]['epoch']) - best >= patience
 
-# %% ../nbs/05_finetuning.ipynb #a58cceae
+# %% ../nbs/05_finetuning.ipynb #e7fdf649
 def _add_adapters(model, recipe):
     "A peft model around `model`, with adapters beside all of its linear layers but the output"
     import torch, warnings
     try: from peft import LoraConfig, get_peft_model
-    except ImportError: raise DistillError(f'lora_rank {recipe.lora_rank} needs the package peft: `pip install \'llm_distill[lora]\'`') from None
-    config = LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, lora_dropout=0., target_modules='all-linear', task_type='CAUSAL_LM')
+    except ImportError:
+        raise DistillError(f'lora_rank {recipe.lora_rank} needs the package peft: `pip install \'llm_distill[lora]\'`') from None
+    config = LoraConfig(r=recipe.lora_rank, lora_alpha=recipe.lora_alpha, lora_dropout=0., target_modules='all-linear',
+                        task_type='CAUSAL_LM')
     with torch.random.fork_rng(), warnings.catch_warnings(action='ignore', category=FutureWarning): # of names that peft still asks for
         torch.manual_seed(recipe.seed)
         return get_peft_model(model, config)
 
-# %% ../nbs/05_finetuning.ipynb #82e9d665
+# %% ../nbs/05_finetuning.ipynb #8fbb16df
 def _check_four_bit():
     "Raise `DistillError` where weights cannot be held in 4 bits"
     import torch
     from importlib.util import find_spec
     if not torch.cuda.is_available():
-        raise DistillError("four_bit is True and there is no CUDA device; take the recipe 'lora', which trains the same adapters beside the weights as they are")
+        raise DistillError("four_bit is True and there is no CUDA device; take the recipe 'lora', which trains "
+                           "the same adapters beside the weights as they are")
     if not find_spec('bitsandbytes'): raise DistillError("four_bit needs the package bitsandbytes: `pip install 'llm_distill[qlora]'`")
 
 def _four_bit(model):
@@ -337,13 +342,13 @@ def _count(model):
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
     return dict(all=n(model), linear=linear, head=n(head), layer=max(map(n, layers)), outside=n(model) - n(layers))
 
-# %% ../nbs/05_finetuning.ipynb #6df97d68
+# %% ../nbs/05_finetuning.ipynb #967377c9
 def _memory(config, recipe, n_rows, width, n_learned, bf16, parts=1, devices=1):
     "The `Memory` for parts of `n_rows` rows, `width` tokens wide, with `n_learned` learned tokens in all"
     n, trained, activations = _dry_run(config, recipe, n_rows, width, bf16)
     weights = 4 * n['all'] - recipe.four_bit * round((4 - 4.127 / 8) * n['linear'])
     logits = 12 * n_learned * config.get_text_config().vocab_size + 2 * bf16 * n['head']
-    if devices > 1: activations -= 2 * bf16 * n['linear'] # FSDP gathers the weights in bfloat16, in place of autocast's copies
+    if devices > 1 or recipe.four_bit: activations -= 2 * bf16 * n['linear'] # these make bfloat16 weights anew, autocast keeps them
     exchange = (4 if bf16 else 8) * (n['outside'] + 2 * n['layer']) if devices > 1 else 0 # weights and gradients of two layers at a time
     return Memory(weights // devices, 4 * trained // devices, 8 * trained // devices, activations, logits, parts, exchange)
 
@@ -366,13 +371,14 @@ def _estimate(student, rows, recipe, devices=1):
     m = _memory(student.model.config, recipe, at_once, len(rows[0].ids), sum(learned), bf16, math.ceil(len(rows) / at_once))
     return replace(m, exchange=m.gradients if devices > 1 else 0)
 
-# %% ../nbs/05_finetuning.ipynb #7a01973e
+# %% ../nbs/05_finetuning.ipynb #3b013de5
 def available_memory(
     device, # a `torch.device`
 ) -> int: # bytes
     "The memory that can still be taken on a device."
     import psutil, torch
-    if device.type == 'cuda': return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    if device.type == 'cuda': # what the driver has, and what torch holds without using it
+        return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return min([psutil.virtual_memory().available, *_group_limits()])
 
 def _group_limits(root='/sys/fs/cgroup', own='/proc/self/cgroup'):
@@ -386,7 +392,7 @@ def _group_limits(root='/sys/fs/cgroup', own='/proc/self/cgroup'):
                 cache = re.search(r'^inactive_file (\d+)', (folder/'memory.stat').read_text(), re.M) # given back when memory is short
                 yield int((folder/limit).read_text()) - int((folder/used).read_text()) + int(cache[1] if cache else 0)
 
-# %% ../nbs/05_finetuning.ipynb #84f3d489
+# %% ../nbs/05_finetuning.ipynb #64e63c92
 def _check_memory(student, rows, recipe, args):
     "Raise `DistillError` where memory is too small, with what would fit"
     try: need = _estimate(student, rows, recipe, args.world_size)
@@ -401,7 +407,8 @@ def _check_memory(student, rows, recipe, args):
 def _smaller(student, rows, recipe, args, need):
     "What takes less memory, in words and as `Memory`; adapters are counted as nothing, so that peft is not needed to offer them"
     widest = max(len(r.ids) for r in rows)
-    if recipe.tokens_at_once > widest: yield f'tokens_at_once={widest}', _estimate(student, rows, replace(recipe, tokens_at_once=widest), args.world_size)
+    if recipe.tokens_at_once > widest:
+        yield f'tokens_at_once={widest}', _estimate(student, rows, replace(recipe, tokens_at_once=widest), args.world_size)
     frozen = replace(need, gradients=0, optimizer=0)
     if not recipe.lora_rank: yield "the recipe 'lora'", frozen
     if not recipe.four_bit and args.device.type == 'cuda': yield "the recipe 'qlora'", replace(frozen, weights=need.weights // 4)
@@ -412,15 +419,16 @@ def _own_rows(batch, rank, world):
     mine = {k: v[rank::world] for k,v in batch.items()}
     return (mine, 1) if len(mine['labels']) else ({k: v[:1] for k,v in batch.items()}, 0)
 
-# %% ../nbs/05_finetuning.ipynb #09a4129c
+# %% ../nbs/05_finetuning.ipynb #8d50116f
 def _make_trainer(trained, student, train, validation, recipe, args):
-    "A `Trainer` with our batches, loss, validation and checkpoints; `trained` is the student's model, in adapters where the recipe has them"
+    "A `Trainer` with our batches, loss, validation and checkpoints; `trained` is the student's model, with adapters around it or not"
     import torch
     from transformers import Trainer
     class DistillTrainer(Trainer):
         def get_train_dataloader(self):
             self.batches = Batches([len(r.ids) for r in train], recipe.batch_size, recipe.seed)
-            return torch.utils.data.DataLoader(train, batch_sampler=self.batches, collate_fn=lambda rows: _collate(rows, student.tokenizer.pad_token_id))
+            collate = lambda rows: _collate(rows, student.tokenizer.pad_token_id)
+            return torch.utils.data.DataLoader(train, batch_sampler=self.batches, collate_fn=collate)
         def floating_point_ops(self, inputs): return 0
         def training_step(self, model, inputs, num_items_in_batch=None):
             model.train()
@@ -429,13 +437,14 @@ def _make_trainer(trained, student, train, validation, recipe, args):
             n, total, parts = (inputs['labels'][:, 1:] != -100).sum().item(), 0., list(_parts(mine, recipe.tokens_at_once))
             for i,(ids,labels) in enumerate(parts, 1):
                 with contextlib.nullcontext() if i == len(parts) else self.accelerator.no_sync(model):
-                    with _autocast(ids.device): loss = completion_loss(model, ids, labels) / n * (world * counts) # the processes are averaged
+                    with _autocast(ids.device): loss = completion_loss(model, ids, labels) / n
+                    loss = loss * (world * counts) # the processes' gradients are averaged, and so are their losses
                     self.accelerator.backward(loss)
                 total += loss.detach()
             return total
         def evaluate(self, *args, **kwargs):
-            sums = torch.tensor(_loss_sums(student, validation, rank=self.args.process_index, world=self.args.world_size), dtype=torch.float64)
-            total, n = self.accelerator.reduce(sums.to(self.args.device), 'sum').tolist()
+            mine = _loss_sums(student, validation, rank=self.args.process_index, world=self.args.world_size)
+            total, n = self.accelerator.reduce(torch.tensor(mine, dtype=torch.float64, device=self.args.device), 'sum').tolist()
             metrics = dict(eval_loss=total / n)
             self.log(metrics)
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -444,12 +453,13 @@ def _make_trainer(trained, student, train, validation, recipe, args):
             keep = _best_saved(self.state.log_history, self.args.output_dir) if recipe.patience else None
             with _whole_checkpoint(self.args, self.state.global_step, keep): super()._save_checkpoint(model, trial)
         def _save(self, output_dir=None, state_dict=None):
-            if self.args.should_save: self.model.save_pretrained(output_dir, state_dict=state_dict, **dict(save_embedding_layers=False) if recipe.lora_rank else {})
+            more = dict(save_embedding_layers=False) if recipe.lora_rank else {} # or peft asks the Hub whether the vocabulary has grown
+            if self.args.should_save: self.model.save_pretrained(output_dir, state_dict=state_dict, **more)
         def _save_rng_state(self, output_dir): pass # each epoch starts from a seed of its own
         def _load_rng_state(self, checkpoint): pass
     return DistillTrainer(trained, args, train_dataset=train, eval_dataset=validation or None)
 
-# %% ../nbs/05_finetuning.ipynb #cd869d8a
+# %% ../nbs/05_finetuning.ipynb #30473685
 def _arguments(student, n_rows, validate, recipe, work_dir, report_to='none'):
     "The `TrainingArguments` of a recipe; in a process of several, this joins the others"
     from transformers import TrainingArguments
@@ -457,13 +467,19 @@ def _arguments(student, n_rows, validate, recipe, work_dir, report_to='none'):
     args = TrainingArguments(
         output_dir=str(work_dir), num_train_epochs=recipe.epochs, per_device_train_batch_size=recipe.batch_size, learning_rate=recipe.lr,
         lr_scheduler_type='linear', warmup_steps=min(recipe.warmup_steps, steps // 2), max_grad_norm=recipe.max_grad_norm,
-        weight_decay=recipe.weight_decay, optim='adamw_torch_fused', seed=recipe.seed, use_cpu=student.device.type == 'cpu' and not recipe.four_bit,
-        use_cache=True, logging_steps=1, logging_nan_inf_filter=False, eval_strategy='epoch' if validate else 'no', save_strategy='epoch',
+        weight_decay=recipe.weight_decay, optim='adamw_torch_fused', seed=recipe.seed,
+        use_cpu=student.device.type == 'cpu' and not recipe.four_bit, use_cache=True, logging_steps=1, logging_nan_inf_filter=False,
+        eval_strategy='epoch' if validate else 'no', save_strategy='epoch',
+        bf16=_fsdp() and has_bf16(student.device), # FSDP then gathers the weights in bfloat16
         disable_tqdm=True, report_to=report_to, dataloader_pin_memory=False, ddp_find_unused_parameters=False, log_level='error')
     if args.n_gpu > 1: args._n_gpu = 1
     return args
 
-# %% ../nbs/05_finetuning.ipynb #b4359bcb
+def _fsdp():
+    "Whether `accelerate launch` was told to split the weights over the processes"
+    return os.environ.get('ACCELERATE_USE_FSDP', '').lower() in ('1', 'true')
+
+# %% ../nbs/05_finetuning.ipynb #91101957
 @contextlib.contextmanager
 def _whole_checkpoint(args, step, keep=None):
     "Let a checkpoint be written elsewhere, then move it to its place and drop the ones before it, except for the weights of step `keep`"
@@ -478,7 +494,7 @@ def _whole_checkpoint(args, step, keep=None):
     finally:
         args.output_dir = str(final)
         if args.should_save: shutil.rmtree(new, ignore_errors=True)
-        _wait_for_all()
+    _wait_for_all() # not where an error goes on: the others would never hear of it
 
 def _replace_checkpoints(final, new, step, keep):
     "Move a new checkpoint to its place; of the older ones only the weights of step `keep` remain"
@@ -486,7 +502,8 @@ def _replace_checkpoints(final, new, step, keep):
     (new/f'checkpoint-{step}').rename(final/f'checkpoint-{step}')
     for o in old:
         if _step(o) != keep: shutil.rmtree(o, ignore_errors=True)
-        else: (o/'optimizer.pt').unlink(missing_ok=True)
+        else:
+            for f in (*o.glob('optimizer.*'), *o.glob('*_fsdp.bin')): f.unlink()
 
 def _checkpoints(work_dir):
     "The complete checkpoints in a folder, the last one last"
@@ -519,7 +536,7 @@ def _say(text):
     from tqdm.auto import tqdm
     if PartialState().is_main_process: tqdm.write(text)
 
-# %% ../nbs/05_finetuning.ipynb #9a299e07
+# %% ../nbs/05_finetuning.ipynb #f1cb308f
 def _loss_rows(history):
     "Rows of losses.jsonl from the trainer's log"
     for o in history:
@@ -532,13 +549,20 @@ def _best_saved(history, work_dir):
     found = [o for o in found if o is found[-1] or (Path(work_dir)/f'checkpoint-{o["step"]}').exists()]
     return min(found, key=lambda o: o['eval_loss'])['step'] if found else None
 
-def _load_best(trainer, in_memory):
-    "Put the best epoch's weights into the model, which has those of step `in_memory`; the number of the epoch that is kept, or None"
-    history, folder = trainer.state.log_history, Path(trainer.args.output_dir)
-    best = _best_saved(history, folder)
-    if best is None: return None
-    if best != in_memory: trainer._load_from_checkpoint(str(folder/f'checkpoint-{best}'))
-    return round(next(o['epoch'] for o in history if o['step'] == best and 'eval_loss' in o))
+def _load_kept(trainer, trained, original, recipe):
+    "The trained model with the weights that are kept, of the best epoch or the last, and the number of the best epoch where there is one"
+    history, folder, step = trainer.state.log_history, Path(trainer.args.output_dir), trainer.state.global_step
+    best = _best_saved(history, folder) if recipe.patience else None
+    if trainer.is_fsdp_enabled: trained = _from_checkpoint(original, folder/f'checkpoint-{best or step}') # no process has the whole model
+    elif best not in (None, step): trainer._load_from_checkpoint(str(folder/f'checkpoint-{best}'))
+    return trained, best and round(next(o['epoch'] for o in history if o['step'] == best))
+
+def _from_checkpoint(original, checkpoint):
+    "A copy of a model with the weights of a checkpoint"
+    from safetensors.torch import load_file
+    model = copy.deepcopy(original)
+    model.load_state_dict(load_file(checkpoint/'model.safetensors'), strict=False) # tied weights stand in it once
+    return model
 
 # %% ../nbs/05_finetuning.ipynb #835ffb08
 def diverging(
@@ -550,7 +574,7 @@ def diverging(
     limit = max(2 * start, start + 1)
     return limit if len(losses) >= 5 + patience and min(losses[-patience:]) > limit else None
 
-# %% ../nbs/05_finetuning.ipynb #cafb5c33
+# %% ../nbs/05_finetuning.ipynb #067ad84a
 def _check_loss(state, recipe):
     "Raise `DistillError` where the loss is no number or too high for too long"
     losses = [o['loss'] for o in state.log_history if 'loss' in o]
@@ -558,7 +582,8 @@ def _check_loss(state, recipe):
     now = last.get('loss', last.get('eval_loss', 0.))
     advice = f'at step {state.global_step} with lr {recipe.lr:g}: run again with a lower lr, e.g. {recipe.lr/4:g}'
     if not math.isfinite(now): raise DistillError(f'the loss became {now} {advice}')
-    if limit := diverging(losses): raise DistillError(f'the loss has been above {limit:.2f} for 20 steps, after {losses[0]:.2f} at first, {advice}')
+    if limit := diverging(losses):
+        raise DistillError(f'the loss has been above {limit:.2f} for 20 steps, after {losses[0]:.2f} at first, {advice}')
 
 # %% ../nbs/05_finetuning.ipynb #fff19b47
 def _make_callback(trainer, recipe, work_dir, progress):
@@ -595,7 +620,7 @@ def _epoch_line(rows, epoch, epochs):
     validation = [f', validation loss {r["validation_loss"]:.3f}' for r in rows if 'validation_loss' in r][-1:]
     return f'epoch {epoch} of {epochs}: loss {sum(losses) / max(1, len(losses)):.3f}' + ''.join(validation)
 
-# %% ../nbs/05_finetuning.ipynb #9ecbb1d2
+# %% ../nbs/05_finetuning.ipynb #80f9c33f
 def _trackers(report_to):
     "The names of trackers as a list; raises `DistillError` where one is unknown or not installed"
     from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK as known
@@ -604,7 +629,8 @@ def _trackers(report_to):
     for n in names:
         if n not in known: raise DistillError(f'cannot report to {n!r}; choose none or some of {", ".join(known)}')
         try: known[n]()
-        except (RuntimeError, ImportError): raise DistillError(f'cannot report to {n!r}, which is not installed: `pip install {n.replace("_", "-")}`') from None
+        except (RuntimeError, ImportError):
+            raise DistillError(f'cannot report to {n!r}, which is not installed: `pip install {n.replace("_", "-")}`') from None
     return names
 
 # %% ../nbs/05_finetuning.ipynb #057c05bb
@@ -624,7 +650,7 @@ def _start_or_resume(work_dir, key):
         write_json(note, dict(inputs=key))
     return next((str(o) for o in reversed(_checkpoints(work_dir))), None)
 
-# %% ../nbs/05_finetuning.ipynb #d0e4f5d8
+# %% ../nbs/05_finetuning.ipynb #12072a92
 def finetune(
     student: Student,               # where to start; stays as it is
     pairs,                          # dicts or a `datasets.Dataset` with `task` and `completion`
@@ -637,6 +663,8 @@ def finetune(
     "Teach the student the completions; raises `DistillError` where a pair is too long, memory too small or the loss goes wrong."
     work_dir, trackers = Path(work_dir), _trackers(report_to)
     if recipe.four_bit: _check_four_bit()
+    if recipe.lora_rank and _fsdp():
+        raise DistillError(f'lora_rank is {recipe.lora_rank} under FSDP; start with torchrun, or set lora_rank=0')
     rows = [encode_pair(student, o['task'], o['completion']) for o in pairs]
     train, validation = split_validation(rows, recipe.validation_share)
     if not train: raise DistillError(f'{len(rows)} pairs are too few to learn from; give at least one')
@@ -646,7 +674,7 @@ def finetune(
     with args.main_process_first(local=False): checkpoint = _start_or_resume(work_dir, _fingerprint(student, rows, recipe))
     with quiet(): return _train(student, train, validation, recipe, args, checkpoint, progress)
 
-# %% ../nbs/05_finetuning.ipynb #de78485c
+# %% ../nbs/05_finetuning.ipynb #e2cca22a
 def _train(student, train, validation, recipe, args, checkpoint, progress):
     "Train from a checkpoint to the end, and give the student that is kept"
     from transformers import TrainerState
@@ -654,9 +682,9 @@ def _train(student, train, validation, recipe, args, checkpoint, progress):
     new = Student(_plain(trained, recipe), student.tokenizer, student.name, student.source)
     trainer = _make_trainer(trained, new, train, validation, recipe, args)
     if checkpoint: trainer.state = TrainerState.load_from_json(f'{checkpoint}/trainer_state.json')
-    if checkpoint and _is_over(trainer.state, recipe): trainer._load_from_checkpoint(checkpoint)
-    else: _run(trainer, student, new, recipe, checkpoint, progress)
-    kept = _load_best(trainer, trainer.state.global_step) if recipe.patience else None
+    if not (checkpoint and _is_over(trainer.state, recipe)): _run(trainer, student, new, recipe, checkpoint, progress)
+    elif not trainer.is_fsdp_enabled: trainer._load_from_checkpoint(checkpoint)
+    trained, kept = _load_kept(trainer, trained, student.model, recipe)
     rows = list(_loss_rows(trainer.state.log_history))
     if args.should_save: write_jsonl(work_dir/'losses.jsonl', rows + ([dict(kept_epoch=kept)] if kept else []))
     last = round(rows[-1]['epoch'])

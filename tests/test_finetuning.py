@@ -209,6 +209,9 @@ def test_what_adapters_need_is_said(tmp_path, monkeypatch):
     tiny = tiny_student()
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     with pytest.raises(DistillError, match="four_bit is True and there is no CUDA device; take the recipe 'lora'"): finetune(tiny, PAIRS, recipes['qlora'], tmp_path)
+    with monkeypatch.context() as m, pytest.raises(DistillError, match='lora_rank is 16 under FSDP; start with torchrun'):
+        m.setenv('ACCELERATE_USE_FSDP', 'true')
+        finetune(tiny, PAIRS, recipes['lora'], tmp_path)
     monkeypatch.setitem(sys.modules, 'peft', None)
     with pytest.raises(DistillError, match=r"needs the package peft: `pip install 'llm_distill\[lora\]'`"): finetune(tiny, PAIRS, recipes['lora'], tmp_path)
 

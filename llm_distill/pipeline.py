@@ -28,7 +28,7 @@ from .data import data_figures, markdown_text
 # %% ../nbs/08_pipeline.ipynb #42a785bb
 default_model = 'gpt-5.5' # the model of the openai package's own examples; asked where none is named
 
-# %% ../nbs/08_pipeline.ipynb #10d4a9bd
+# %% ../nbs/08_pipeline.ipynb #12a776c2
 stages = 'synthesize', 'label', 'finetune', 'evaluate', 'results'
 _labeling = dict(check=None, samples=1, min_agreement=0., reask=2, judge=None, judge_threshold=4) # how the teacher's answers are taken
 _later = dict(questions=[], pairs={}, cap=None, near=near_threshold, rouge=rouge_threshold, labeling=_labeling) # settings that came later
@@ -40,7 +40,7 @@ class Run:
         settings: dict | None = None,  # what is asked for; as recorded in `run.json` if None
         quiet: bool = False,           # say nothing about stages?
     ):
-        self.path, self.quiet, self.teacher = Path(path), quiet, None
+        self.path, self.quiet, self.teacher, self.report_to = Path(path), quiet, None, 'none'
         self.record = _read_record(self.path, must_exist=settings is None)
         if settings is not None: self._take(settings)
     def __repr__(self): return f'Run({str(self.path)!r}: {", ".join(s for s in stages if self.done(s)) or "nothing done yet"})'
@@ -348,7 +348,7 @@ def data_map(
     axes = axes*np.sign(axes[np.abs(axes).argmax(0), [0, 1]]) # an eigenvector may as well point the other way
     return [dict(task=t, split=k, x=round(float(x), 4), y=round(float(y), 4)) for (t, k), (x, y) in zip(tasks, vectors @ axes)]
 
-# %% ../nbs/08_pipeline.ipynb #8aa7b399
+# %% ../nbs/08_pipeline.ipynb #23e19f1e
 @patch
 def finetune(self: Run):
     "Train the student on the pairs."
@@ -358,7 +358,7 @@ def finetune(self: Run):
         self.record['stages'].pop('results', None) # the new model card waits for its tables
         student = self._load(s['student'])
         self.say(f'student: {student.source}')
-        trained = finetune(student, to_dataset(read_jsonl(self.path/'train.jsonl')), Recipe(**s['recipe']), self.path/'training', progress=not self.quiet)
+        trained = finetune(student, to_dataset(read_jsonl(self.path/'train.jsonl')), Recipe(**s['recipe']), self.path/'training', not self.quiet, self.report_to)
         trained.save(self.path/'student', card=self.card(scores=False), facts=self._facts())
         shutil.copy(self.path/'training'/'losses.jsonl', self.path/'losses.jsonl')
         shutil.rmtree((self.path/'training').rename(self.path/'.training'), ignore_errors=True) # half of a checkpoint is none

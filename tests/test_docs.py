@@ -18,7 +18,7 @@ notebooks = [*others, *numbered, *sorted((repo/'nbs'/'benchmarks').glob('*.ipynb
 
 def page(path):
     "Where a notebook's page lies in the site."
-    return (path.relative_to(repo/'nbs').parent/re.sub(r'^\d+_', '', f'{path.stem.lower()}.html')).as_posix()
+    return (path.relative_to(repo/'nbs').parent/re.sub(r'^\d+[a-z]?_', '', f'{path.stem.lower()}.html')).as_posix()
 
 
 def title(path): return re.match(r'# (.+)', source(next(c for c in cells(path) if c['cell_type'] == 'markdown')))[1].strip()

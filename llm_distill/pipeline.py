@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/pipeline.html.md"""
 # %% auto #0
 __all__ = ['default_model', 'stages', 'scored', 'Run', 'settings', 'Partial', 'data_map', 'distill', 'expected']
 
-# %% ../nbs/08_pipeline.ipynb #b3780b66
+# %% ../nbs/08_pipeline.ipynb #1fe6db8f
 import hashlib, json, re, shutil, sys, time
 from collections import Counter
 from contextlib import contextmanager
@@ -18,7 +18,7 @@ from . import __version__
 from .prompts import DistillError, SeedPrompt, home_dir, read_jsonl, student_prompt, write_json, write_jsonl, write_text
 from .teacher import Plan, Teacher, Usage, estimate_plan, estimate_tokens, recorded_teacher
 from .synthesis import embed, near_threshold, rouge_threshold, synthesis_prompt, synthesize_splits
-from .labeling import check_content, check_settings, closest_pair, dataset_card, label, load_check, push_dataset, to_dataset, write_dataset
+from .labeling import check_content, check_settings, closest_pair, dataset_card, label, push_dataset, to_dataset, write_dataset
 from .student import Student, find_student
 from .finetuning import Recipe, finetune
 from .evaluation import constant, echo, nearest, one_shot, predict, rows, score_run, test_sets, zero_shot
@@ -97,7 +97,7 @@ def settings(
         recipe=asdict(recipe or Recipe()), tasks=[*answers, *tasks], ask_for_tasks=ask_for_tasks, rng_seed=rng_seed, questions=list(questions), pairs=answers,
         cap=cap, near=near, rouge=rouge, labeling=labeling)))
 
-# %% ../nbs/08_pipeline.ipynb #dbc4092f
+# %% ../nbs/08_pipeline.ipynb #5ab73aff
 def _check_questions(seed, other, questions):
     "Seed questions are one line each, and the other prompt asks something else"
     if bad := next((q for q in questions if not q.strip() or len(q.splitlines()) > 1), None):
@@ -111,7 +111,6 @@ def _recorded_check(check):
     if isinstance(check, Path): check = str(check)
     if not isinstance(check, (str, dict, type(None))):
         raise DistillError(f'a run cannot keep the check {check!r} for the next time; put the function into a file and give FILE.py:FUNCTION')
-    load_check(check)
     return check
 
 def _answers_of(pairs):
@@ -206,7 +205,7 @@ def _note_usage(self: Run):
         since, before = asdict(self._teacher_before.get(stage, Usage())), self._used_before.get(stage, {})
         self.record['usage'][stage] = {k: v - since[k] + before.get(k, 0) for k, v in asdict(usage).items()}
 
-# %% ../nbs/08_pipeline.ipynb #79b96174
+# %% ../nbs/08_pipeline.ipynb #b836cbf5
 @patch
 def synthesize(self: Run):
     "Let the teacher write the tasks."
@@ -222,11 +221,11 @@ def synthesize(self: Run):
     self.step('synthesize', [wanted, self.asked], [], ['tasks.jsonl', 'rejects.jsonl'], work)
 
 @patch
-def _tasks(self: Run, n, n_test, extra_different=0):
-    "So many tasks, from the first one on; written to `tasks.jsonl`, with their rejects"
+def _tasks(self: Run, n, n_different):
+    "So many tasks for training and for the second test set, from the first one on; written to `tasks.jsonl`, with their rejects"
     s = self.record['settings']
     kwargs = {k: s[k] for k in ('rng_seed', 'cap', 'near', 'rouge')} | ({} if s['ask_for_tasks'] else dict(patience=0))
-    tasks, rejects, short = synthesize_splits(self.seed, self.teacher, n, n_test, self.other, s['tasks'], s['questions'], n_different=s['n_test'] + extra_different, **kwargs)
+    tasks, rejects, short = synthesize_splits(self.seed, self.teacher, n, s['n_test'], self.other, s['tasks'], s['questions'], n_different=n_different, **kwargs)
     self._reject('synthesis', rejects)
     if any(r['split'] == 'train' for r in tasks): write_jsonl(self.path/'tasks.jsonl', tasks)
     self.record['notes']['synthesize'] = short
@@ -268,7 +267,7 @@ def label(self: Run):
     depends = [s['seed'], s['other'], self.asked, s['labeling'], check_content(s['labeling']['check']), s['pairs']]
     self.step('label', depends, ['tasks.jsonl'], [*files, 'dataset/README.md', 'data_map.jsonl'], work)
 
-# %% ../nbs/08_pipeline.ipynb #99855fe2
+# %% ../nbs/08_pipeline.ipynb #f2ae0bab
 @patch
 def _label_all(self: Run):
     "Split -> pairs, as many as are wanted if the teacher has them, and the rejects; `tasks.jsonl` is as long as that takes"
@@ -282,7 +281,7 @@ def _label_all(self: Run):
         missing = {k: wanted[k] - sum(r['task'] in pairs for r in rows) for k, rows in groups.items()}
         if max(missing.values()) <= 0 or len(pairs) == usable or any(r['filter'] == 'failed' for r in rejects.values()): break
         sizes = {k: min(2*wanted[k], len(groups.get(k, ())) + max(0, missing.get(k, 0))) for k in wanted} # no more than half may be rejected
-        tasks, before = self._tasks(sizes['same'] - s['n_test'], s['n_test'], sizes['different'] - s['n_test'])[0], tasks
+        tasks, before = self._tasks(sizes['same'] - s['n_test'], sizes['different'])[0], tasks
         if len(tasks) <= len(before): break
     return self._split(groups, pairs), list(rejects.values())
 

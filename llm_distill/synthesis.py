@@ -40,9 +40,10 @@ def synthesis_prompt(
 questions_schema = dict(type='object', properties=dict(questions=dict(type='array', items=dict(type='string'))), required=['questions'],
                         additionalProperties=False) # JSON schema of a reply
 
-# %% ../nbs/02_synthesis.ipynb #17b38b45
+# %% ../nbs/02_synthesis.ipynb #f575feee
 _bullet = re.compile(r'^\s*(?:\(?\d+\s*[.):](?!\d)|\(?[a-z]\)\s|[-*•–]\s|Q(?:uestion)?\s*\d*\s*[:.)])\s*(?P<item>\S.*)$', re.I)
 _emphasis = re.compile(r'^([*_"`]+)(.*)\1$')
+_opening = re.compile(r'[\[{]')
 _complete = re.compile(r'"((?:[^"\\]|\\.)+)"\s*(?=[,\]}])')
 _question_keys = 'question', 'task', 'q', 'request', 'prompt', 'text'
 
@@ -64,7 +65,7 @@ def _written(text):
 def _json_strings(text):
     "The questions in the JSON values of `text`; None where there is no JSON with a string in it"
     found, at, decoder = [], 0, json.JSONDecoder(strict=False)
-    while m := re.compile(r'[\[{]').search(text, at):
+    while m := _opening.search(text, at):
         try: value, at = decoder.raw_decode(text, m.start())
         except RecursionError: break
         except ValueError: at = m.end()

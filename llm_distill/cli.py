@@ -7,8 +7,8 @@ Docs: https://llm-distill.github.io/llm_distill/cli.html.md"""
 # %% auto #0
 __all__ = ['parser', 'quickstart', 'run', 'stage', 'plan', 'cache', 'look', 'push', 'complete', 'main']
 
-# %% ../nbs/10_cli.ipynb #63abf2bb
-import argparse, errno, json, os, re, shlex, sys
+# %% ../nbs/10_cli.ipynb #4a1d66ed
+import argparse, errno, json, os, re, shlex, sys, time
 from dataclasses import fields
 from pathlib import Path
 from . import __version__
@@ -19,12 +19,14 @@ from .labeling import load_check, read_rows
 from .finetuning import Recipe, make_recipe, parse_override, recipes
 from .results import markdown_table, tables, verdict
 from .data import show
-from .pipeline import Run, default_model, expected, settings, stages
+from .pipeline import Run, _rank, default_model, expected, settings, stages
 
-# %% ../nbs/10_cli.ipynb #e55dae5f
+# %% ../nbs/10_cli.ipynb #d429a3c0
 class _Parser(argparse.ArgumentParser):
     "Says what is wrong in one line"
-    def error(self, message): self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
+    def error(self, message):
+        _wait_for_the_first()
+        self.exit(2, f'{self.prog}: {message} (see {self.prog} --help)\n')
 
 def _at_least(low, kind=int, high=2**32 - 1):
     "An argparse type: a number from `low` to `high`"
@@ -81,7 +83,7 @@ def _add(parser, *names):
     for name in names: parser.add_argument(name, **_options[name])
     return parser
 
-# %% ../nbs/10_cli.ipynb #0f18dc01
+# %% ../nbs/10_cli.ipynb #de924ffe
 _asking = 'synthesize', 'label', 'evaluate' # stages that need the teacher
 
 _about = dict(synthesize='let the teacher write the tasks', label='let the teacher answer the tasks', finetune='train the student on the answers',
@@ -105,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
         sub = command(name, f'the stage of a run: {_about[name]}', stage)
         sub.add_argument('run_dir', metavar='RUN_DIR', help='a directory that `llm-distill run` began')
         if name in _asking: _add(sub, *_teacher_options)
+        if name == 'finetune': _add(sub, '--report-to')
     sub = command('plan', 'what `run` with the same options would send and cost; nothing is sent', plan)
     sub.add_argument('prompt', metavar='PROMPT.toml', help='the seed prompt')
     _add(sub, *_options)
@@ -184,7 +187,7 @@ def run(args):
     if args.until == stages[-1]: _report(run)
     else: print(f'Stopped as asked. The run is in {run.path}; without --until the same command goes on.')
 
-# %% ../nbs/10_cli.ipynb #acaaeb92
+# %% ../nbs/10_cli.ipynb #6b788f9d
 _remembered = 'teacher', 'base_url', 'cache' # options of `run` that its single stages go by if they are not given others
 
 def _told(value):
@@ -200,6 +203,7 @@ def stage(args):
     if args.command in _asking and not args.teacher: # another teacher is not asked at the old one's address
         args.teacher, args.base_url = told.get('teacher') or run.asked.get('model'), args.base_url or told.get('base_url')
     if args.command in _asking: args.cache = args.cache or told.get('cache')
+    run.report_to = getattr(args, 'report_to', 'none')
     run.go(_teacher(args) if args.command in _asking else None, (args.command,))
     if args.command == 'results': _report(run)
 
@@ -236,7 +240,7 @@ def complete(args):
     for piece in Run(args.run_dir).stream(args.question): print(piece, end='', flush=True)
     print()
 
-# %% ../nbs/10_cli.ipynb #06548ac9
+# %% ../nbs/10_cli.ipynb #bf7fa67e
 def main(
     argv: list[str] | None = None, # arguments; those of the process if None
 ) -> int: # exit code
@@ -258,11 +262,16 @@ def main(
 
 _users_errors = errno.ENOSPC, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST
 
+def _wait_for_the_first():
+    "Leave the word to the first of several processes; where it has the same to say, the launcher ends this one meanwhile"
+    if _rank(): time.sleep(5)
+
 def _closed():
     "The reader of our output has gone, as `head` does: nobody is left to tell"
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 141
 
 def _fail(text, code):
+    _wait_for_the_first()
     print(f'llm-distill: {text}', file=sys.stderr)
     return code

@@ -7,10 +7,10 @@ Docs: https://llm-distill.github.io/llm_distill/pipeline.html.md"""
 # %% auto #0
 __all__ = ['default_model', 'stages', 'scored', 'Run', 'settings', 'Partial', 'data_map', 'distill', 'expected']
 
-# %% ../nbs/08_pipeline.ipynb #1fe6db8f
-import hashlib, json, re, shutil, sys, time
+# %% ../nbs/08_pipeline.ipynb #b1b36f96
+import hashlib, json, os, re, shutil, sys, time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import in_notebook, patch
@@ -27,6 +27,15 @@ from .data import data_figures, markdown_text
 
 # %% ../nbs/08_pipeline.ipynb #42a785bb
 default_model = 'gpt-5.5' # the model of the openai package's own examples; asked where none is named
+
+# %% ../nbs/08_pipeline.ipynb #6403760b
+def _rank():
+    "The number of this process where a launcher started several; 0 is the first one, and one that is alone"
+    return int(os.environ.get('RANK', 0)) if _processes() > 1 else 0
+
+def _processes():
+    "How many processes a launcher started"
+    return int(os.environ.get('WORLD_SIZE', 1)) if 'RANK' in os.environ else 1
 
 # %% ../nbs/08_pipeline.ipynb #12a776c2
 stages = 'synthesize', 'label', 'finetune', 'evaluate', 'results'
@@ -181,11 +190,11 @@ def done(self: Run, stage: str) -> bool:
     steps = {k: v for k, v in self.record['stages'].items() if k.split()[0] == stage}
     return ('evaluate scores' if stage == 'evaluate' else stage) in steps and all('inputs' in v for v in steps.values())
 
-# %% ../nbs/08_pipeline.ipynb #02d99d7f
+# %% ../nbs/08_pipeline.ipynb #b30b2541
 @patch
 def save(self: Run):
-    "Write `run.json`."
-    write_json(self.path/'run.json', self.record)
+    "Write `run.json`; of several processes, the first one does."
+    if not _rank(): write_json(self.path/'run.json', self.record)
 
 @patch(as_prop=True)
 def bars(self: Run) -> bool:
@@ -195,7 +204,7 @@ def bars(self: Run) -> bool:
 @patch
 def say(self: Run, text):
     "One line about the progress"
-    if not self.quiet: print(f'[{self.path.name}] {text}', file=sys.stderr, flush=True)
+    if not self.quiet and not _rank(): print(f'[{self.path.name}] {text}', file=sys.stderr, flush=True)
 
 @patch
 def _note_usage(self: Run):
@@ -347,7 +356,7 @@ def data_map(
     axes = axes*np.sign(axes[np.abs(axes).argmax(0), [0, 1]]) # an eigenvector may as well point the other way
     return [dict(task=t, split=k, x=round(float(x), 4), y=round(float(y), 4)) for (t, k), (x, y) in zip(tasks, vectors @ axes)]
 
-# %% ../nbs/08_pipeline.ipynb #23e19f1e
+# %% ../nbs/08_pipeline.ipynb #a0c54c81
 @patch
 def finetune(self: Run):
     "Train the student on the pairs."
@@ -355,13 +364,32 @@ def finetune(self: Run):
     def work():
         shutil.rmtree(self.path/'.training', ignore_errors=True)
         self.record['stages'].pop('results', None) # the new model card waits for its tables
-        student = self._load(s['student'])
+        with _in_turn(): student = self._load(s['student'])
         self.say(f'student: {student.source}')
-        trained = finetune(student, to_dataset(read_jsonl(self.path/'train.jsonl')), Recipe(**s['recipe']), self.path/'training', not self.quiet, self.report_to)
+        with _tensorboard(self.path/'tensorboard'):
+            trained = finetune(student, to_dataset(read_jsonl(self.path/'train.jsonl')), Recipe(**s['recipe']), self.path/'training', not self.quiet, self.report_to)
+        if _rank(): return
         trained.save(self.path/'student', card=self.card(scores=False), facts=self._facts())
         shutil.copy(self.path/'training'/'losses.jsonl', self.path/'losses.jsonl')
         shutil.rmtree((self.path/'training').rename(self.path/'.training'), ignore_errors=True) # half of a checkpoint is none
     self.step('finetune', [s['student'], _weights(s['student']), s['recipe']], ['train.jsonl'], ['student/config.json', 'losses.jsonl'], work)
+
+# %% ../nbs/08_pipeline.ipynb #391d6ddd
+@contextmanager
+def _in_turn():
+    "Let several processes do something one after the other: the first one converts a student for all"
+    from filelock import FileLock
+    home_dir().mkdir(parents=True, exist_ok=True)
+    with FileLock(home_dir()/'.loading.lock') if _processes() > 1 else nullcontext(): yield
+
+@contextmanager
+def _tensorboard(folder):
+    "Where tensorboard shall write, if the user did not say: a place that stays when the checkpoints go"
+    ours = 'TENSORBOARD_LOGGING_DIR' not in os.environ
+    if ours: os.environ['TENSORBOARD_LOGGING_DIR'] = str(folder)
+    try: yield
+    finally:
+        if ours: del os.environ['TENSORBOARD_LOGGING_DIR']
 
 # %% ../nbs/08_pipeline.ipynb #281bbbd7
 def _weights(student):
@@ -486,11 +514,12 @@ def _question(self: Run, question):
     if not question: raise DistillError('the question is empty; give one line of text')
     return question
 
-# %% ../nbs/08_pipeline.ipynb #c3b05485
+# %% ../nbs/08_pipeline.ipynb #ea94b7ef
 @contextmanager
 def _alone(path):
-    "Hold the run directory, so that two processes do not write into it"
+    "Hold the run directory, so that two processes do not write into it; of several that a launcher started, the first one holds it"
     from filelock import FileLock, Timeout
+    if _rank(): return (yield)
     path.mkdir(parents=True, exist_ok=True)
     lock = FileLock(path/'.lock')
     try: lock.acquire(timeout=0)
@@ -499,23 +528,37 @@ def _alone(path):
     finally: lock.release()
 
 @patch
+def _find(self: Run):
+    "Raise `DistillError` where the student cannot be loaded later"
+    with _in_turn(): find_student(self.record['settings']['student'])
+
+@patch
 def go(self: Run,
     teacher: Teacher | None = None,    # whom to ask; None where nothing is left to ask
     names: tuple[str, ...] = stages,   # the stages to do, in their order
 ) -> Run:
     "Do the stages that are not done yet, alone in the directory."
+    if _processes() > 1: _check_shared(self.path, names)
     with _alone(self.path):
         self.record = _read_record(self.path, must_exist=False) | dict(settings=self.record['settings']) # as it is now that nobody else writes it
         self.teacher, self._teacher_before, self._used_before = teacher, teacher.usage if teacher else {}, dict(self.record['usage'])
         if teacher: self.record['settings']['teacher'] = teacher.describe()
         self.save()
-        if 'finetune' in names and not self.done('finetune'): find_student(self.record['settings']['student']) # before anything is paid for
+        if 'finetune' in names and not self.done('finetune'): self._find() # before anything is paid for
         try:
             for name in names: getattr(self, name)()
         finally:
             self._note_usage()
             self.save()
     return self
+
+# %% ../nbs/08_pipeline.ipynb #d55d1e9f
+def _check_shared(path, names):
+    "Raise `DistillError` where several processes were started for more than the training"
+    if tuple(names) != ('finetune',):
+        raise DistillError(f'{_processes()} processes were started, and they can only share the stage `finetune`: do the stages before it in one process, '
+                           f'as with `llm-distill run PROMPT.toml --until label`, then `torchrun --nproc-per-node {_processes()} -m llm_distill finetune {path}`, '
+                           'then give the first command without --until')
 
 # %% ../nbs/08_pipeline.ipynb #37f8fb45
 def distill(

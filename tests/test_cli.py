@@ -199,3 +199,41 @@ def test_own_rows_a_check_and_a_look_at_the_data(tiny, tmp_path):
     shown = run('show', path, '--n', 3, COLUMNS='100')
     assert shown.returncode == 0 and '3 of 20 pairs' in shown.stdout and max(map(len, shown.stdout.splitlines()[1:])) <= 100
     assert 'HF_TOKEN' in (pushed := run('push', path, 'me/data', HF_HUB_OFFLINE='0', HF_TOKEN='', HF_HOME=str(tmp_path))).stderr and pushed.returncode == 2
+
+
+# Several processes, as torchrun starts them
+
+def torchrun(*args):
+    launcher = [sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2', '-m', 'llm_distill']
+    return subprocess.run([*launcher, *map(str, args)], capture_output=True, text=True, env=os.environ | dict(CUDA_VISIBLE_DEVICES=''), timeout=300)
+
+
+def test_two_processes_train_a_run_as_one(tiny, tmp_path):
+    whole = ('run', prompt, '--teacher', 'recorded', '--student', tiny, '--n', 20, '--n-test', 3, '--epochs', 2, '--run-dir')
+    assert run(*whole, tmp_path/'one', '--until', 'finetune').returncode == 0
+    assert run(*whole, tmp_path/'two', '--until', 'label').returncode == 0
+    done = torchrun('finetune', tmp_path/'two', '--report-to', 'tensorboard')
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count('finetune: done') == 1 and done.stdout.count('epoch 2 of 2') == 1
+    record = json.loads((tmp_path/'two'/'run.json').read_text())
+    assert record['stages']['finetune']['inputs'] == json.loads((tmp_path/'one'/'run.json').read_text())['stages']['finetune']['inputs']
+    one, two = (read_jsonl(tmp_path/o/'losses.jsonl') for o in ('one', 'two'))
+    assert len(one) == len(two) == 8 # 18 pairs in batches of 8, twice, and two validations
+    for a, b in zip(one, two): assert a == pytest.approx(b, rel=5e-3) # rounding to bfloat16 differs with the shapes
+    assert len(list((tmp_path/'two'/'tensorboard').iterdir())) == 1 and not [f for f in (tmp_path/'two').iterdir() if f.name in ('training', '.training')]
+    again = torchrun('finetune', tmp_path/'two')
+    assert again.returncode == 0 and again.stderr.count('finetune: nothing to do') == 1
+    last = run(*whole, tmp_path/'two')
+    assert last.returncode == 0 and 'finetune: nothing to do' in last.stderr and 'Table 1' in last.stdout
+
+
+@pytest.mark.parametrize('args,says', [
+    (['run', prompt, '--teacher', 'recorded'], '2 processes were started'),
+    (['finetune', 'nowhere'], 'nowhere is not a run directory'),
+    (['dance'], 'dance'),
+])
+def test_several_processes_tell_a_mistake_once(args, says, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = torchrun(*args)
+    assert done.returncode and says in done.stderr and done.stderr.count('llm-distill: ') == 1
+    assert not [f for f in tmp_path.rglob('*') if f.is_file()]

@@ -6,11 +6,11 @@ Docs: https://llm-distill.github.io/llm_distill/prompts.html.md"""
 
 # %% auto #0
 __all__ = ['recordings', 'DistillError', 'PromptError', 'TeacherError', 'Example', 'SeedPrompt', 'student_prompt', 'steps',
-           'parse_toml', 'load_prompt', 'parse_prompt', 'write_text', 'write_json', 'write_jsonl', 'read_jsonl',
-           'home_dir', 'installed_file']
+           'parse_toml', 'load_prompt', 'parse_prompt', 'write_bytes', 'write_text', 'write_json', 'write_jsonl',
+           'read_jsonl', 'one_line', 'markdown_text', 'markdown_table', 'home_dir', 'installed_file']
 
-# %% ../nbs/00_prompts.ipynb #df85d68f
-import json, os, re, tomllib
+# %% ../nbs/00_prompts.ipynb #cadfc43d
+import json, os, re, tomllib, unicodedata
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -164,22 +164,29 @@ def parse_prompt(
     flat = [' '.join(o.split()) for o in (asked, *(p for t in turns if t[1] for p in t))]
     return SeedPrompt(instruction, tuple(Example(*p) for p in zip(flat[1::2], flat[2::2])), flat[0], end)
 
-# %% ../nbs/00_prompts.ipynb #217bc157
+# %% ../nbs/00_prompts.ipynb #1e22069f
+def write_bytes(
+    path: str | Path, # where the file shall be; its folder is made
+    data: bytes,      # the whole content
+) -> Path:
+    "Write a file so that it appears whole or not at all."
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        with beside.open('wb') as f:
+            f.write(data)
+            f.flush()
+            os.fsync(f.fileno())
+        return beside.replace(path)
+    finally: beside.unlink(missing_ok=True)
+
 def write_text(
     path: str | Path, # where the file shall be; its folder is made
     text: str,        # the whole content
 ) -> Path:
     "Write a text file so that it appears whole or not at all."
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f'.{path.name}.{os.getpid()}')
-    try:
-        with beside.open('w', encoding='utf-8', errors='replace') as f: # half a surrogate pair, which some endpoint may send, is no text
-            f.write(text)
-            f.flush()
-            os.fsync(f.fileno())
-        return beside.replace(path)
-    finally: beside.unlink(missing_ok=True)
+    return write_bytes(path, text.encode('utf-8', 'replace')) # half a surrogate pair, which some endpoint may send, is no text
 
 def write_json(path: str | Path, value) -> Path:
     "Write `value` as indented JSON, whole or not at all."
@@ -202,6 +209,64 @@ def read_jsonl(
         if not isinstance(row, dict): raise DistillError(f'{path}, line {i}: expected a JSON object, found {line[:60]!r}')
         rows.append(row)
     return rows
+
+# %% ../nbs/00_prompts.ipynb #7c73ad57
+def one_line(
+    text,               # anything; shown as text
+    width: int = None,  # columns of a terminal that there are; None for no limit
+) -> str:
+    "Text on one line, with control characters spelled out; what is too wide ends in `…`."
+    spelled = (c if c.isprintable() or c in '\u200c\u200d' else c.encode('unicode_escape').decode() for c in ' '.join(str(text).split()))
+    return _cut(''.join(spelled), width)
+
+def _columns(text):
+    "Columns that a text takes in a terminal: Chinese characters take two, combining ones none"
+    return sum(0 if unicodedata.category(c) in ('Mn', 'Me', 'Cf') else 2 if unicodedata.east_asian_width(c) in 'WF' else 1 for c in text)
+
+def _cut(text, width):
+    "A text of at most `width` columns"
+    if width is None or _columns(text) <= width: return text
+    text = text[:width]
+    while _columns(text) > width - 1: text = text[:-1]
+    return text.rstrip() + '…'
+
+# %% ../nbs/00_prompts.ipynb #01a17d6b
+def markdown_text(
+    text, # anything; shown as text
+) -> str: # Markdown that renders as the text
+    "Text with Markdown's special characters escaped, on one line."
+    escaped = re.sub(r'([\\`*_\[\]~$]|<(?=[a-zA-Z/!?])|&(?=#?\w+;))', r'\\\1', one_line(text))
+    return re.sub(r'^(\d*)([-+=#>.)])', r'\1\\\2', escaped)
+
+# %% ../nbs/00_prompts.ipynb #8bf21ba2
+def markdown_table(
+    header: list[str],            # headings
+    body: list[list[str]],        # rows of cells
+    left: tuple[int, ...] = (0,), # columns that are aligned to the left; the others are numbers
+    width: int = None,            # columns of the terminal, to which the widest columns are cut; None for no limit
+) -> str: # lines of equal length
+    "A Markdown table with aligned columns."
+    cells = [[_cell(c) for c in r] for r in (header, *body)]
+    widths = _fit([max(3, *(_columns(r[i]) for r in cells)) for i in range(len(header))], width)
+    lines = ['| ' + ' | '.join(_pad(c, w, i in left) for i, (c, w) in enumerate(zip(r, widths))) + ' |' for r in cells]
+    rule = '|' + '|'.join(f':{"-"*(w+1)}' if i in left else f'{"-"*(w+1)}:' for i, w in enumerate(widths)) + '|'
+    return '\n'.join([lines[0], rule, *lines[1:]])
+
+def _cell(text):
+    "A cell's text: a pipe in it does not end the cell, even after a backslash"
+    return re.sub(r'(\\*)\|', lambda m: m[1] + '\\'*(len(m[1]) % 2) + '\\|', one_line(text))
+
+def _fit(widths, total):
+    "Widths whose table is at most `total` wide, as far as no column falls below 8; the widest give way"
+    widths = [min(w, total) if total else w for w in widths]
+    while total and sum(widths) + 3*len(widths) + 1 > total and max(widths) > 8: widths[widths.index(max(widths))] -= 1
+    return widths
+
+def _pad(text, width, left):
+    "A cell of exactly `width` columns"
+    text = _cut(text, width)
+    space = ' '*(width - _columns(text))
+    return text + space if left else space + text
 
 # %% ../nbs/00_prompts.ipynb #20e2b710
 def home_dir() -> Path: # `$LLM_DISTILL_HOME`, or `~/.cache/llm_distill`

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 from markdown_it import MarkdownIt
 
-from llm_distill import data
+from llm_distill import data, prompts
 from llm_distill.prompts import DistillError, read_jsonl, write_json, write_jsonl
 
 anything = settings(max_examples=200, deadline=None, derandomize=True)
@@ -172,10 +172,8 @@ def test_figures_are_written_whole_small_and_the_same_again(run_dir):
 
 def test_a_failed_write_leaves_the_old_figure_and_nothing_beside_it(run_dir, monkeypatch):
     old = data.data_figures(run_dir)[0].read_bytes()
-    def full(self, data):
-        with self.open('wb') as f: f.write(data[:100])
-        raise OSError(28, 'No space left on device')
-    monkeypatch.setattr('pathlib.Path.write_bytes', full)
+    def full(fd): raise OSError(28, 'No space left on device')
+    monkeypatch.setattr('os.fsync', full)
     with pytest.raises(OSError): data.data_figures(run_dir)
     assert (run_dir/'figures'/'data_lengths.png').read_bytes() == old and names((run_dir/'figures').iterdir()) == every
 
@@ -230,9 +228,9 @@ def test_damaged_files_are_named_with_the_stage_that_writes_them(run_dir, file, 
 @example(hostile, None)
 @example('\ud800\u2028x', 3)
 def test_one_line_is_one_line_without_control_characters(text, width):
-    shown = data.one_line(text, width)
+    shown = prompts.one_line(text, width)
     assert plain.fullmatch(shown) and '\n' not in shown and shown.encode('utf-8') is not None
-    assert width is None or data._columns(shown) <= width
+    assert width is None or prompts._columns(shown) <= width
 
 
 def rendered(text): return MarkdownIt('commonmark').enable(['table', 'strikethrough']).render(text)
@@ -260,7 +258,7 @@ def content(html):
 @example('=\n=')
 def test_escaped_markdown_renders_as_the_text_itself(text):
     wanted = ' '.join(text.split())
-    said, tags = content(rendered('x\n\n- ' + data.markdown_text(text) + ' end').replace('\n', ' '))
+    said, tags = content(rendered('x\n\n- ' + prompts.markdown_text(text) + ' end').replace('\n', ' '))
     assert tags == ['p', 'ul', 'li'] and said == f'x {wanted} end'.replace('  ', ' ')
 
 
@@ -268,11 +266,11 @@ def test_escaped_markdown_renders_as_the_text_itself(text):
 @given(st.lists(st.tuples(st.text(alphabet='ab \\|*\n\t', max_size=12), st.text(max_size=12)), min_size=1, max_size=4), st.one_of(st.none(), st.integers(10, 40)))
 @example([(hostile, '\\|\\'), ('\\\\|', '|')], None)
 def test_a_table_has_the_cells_that_it_was_given(rows, width):
-    text = data.markdown_table(['one', 'two'], rows, (0, 1), width)
+    text = prompts.markdown_table(['one', 'two'], rows, (0, 1), width)
     lines = text.split('\n')
-    assert len(lines) == len(rows) + 2 and plain.fullmatch(text) and len({data._columns(o) for o in lines}) == 1
+    assert len(lines) == len(rows) + 2 and plain.fullmatch(text) and len({prompts._columns(o) for o in lines}) == 1
     assert all(len(re.findall(r'(?<!\\)(?:\\\\)*\|', o)) == 3 for o in lines) # a pipe after an odd number of backslashes is text
-    assert width is None or data._columns(lines[0]) <= max(width, 2*8 + 7)
+    assert width is None or prompts._columns(lines[0]) <= max(width, 2*8 + 7)
 
 # ---- show
 
@@ -333,7 +331,7 @@ def test_show_is_safe_and_fits_the_terminal(run_dir, width, monkeypatch):
     text = data.show(run_dir, width=width)
     assert plain.fullmatch(text) and '\\x1b[31m' in text
     tables = [o for o in text.split('\n') if o.startswith('|')]
-    assert len(tables) == 4 + 4 + 5 and all(data._columns(o) <= max(width, 4*8 + 13) for o in [*tables, *text.split('\n')[-2:]])
+    assert len(tables) == 4 + 4 + 5 and all(prompts._columns(o) <= max(width, 4*8 + 13) for o in [*tables, *text.split('\n')[-2:]])
     monkeypatch.setenv('COLUMNS', str(width))
     assert data.show(run_dir) == text
 

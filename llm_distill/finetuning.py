@@ -9,8 +9,8 @@ __all__ = ['recipes', 'Recipe', 'make_recipe', 'parse_override', 'Row', 'encode_
            'split_validation', 'mean_loss', 'best_epoch', 'out_of_patience', 'Memory', 'estimate_memory',
            'available_memory', 'diverging', 'finetune', 'memory_plan']
 
-# %% ../nbs/05_finetuning.ipynb #5bcd7ddf
-import contextlib, copy, errno, hashlib, json, math, os, random, re, shutil, sys
+# %% ../nbs/05_finetuning.ipynb #15e79b2d
+import contextlib, copy, ctypes, errno, functools, hashlib, json, math, os, random, re, shutil, sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
@@ -18,7 +18,7 @@ from fastcore.docments import docments
 from .prompts import DistillError, student_prompt, write_json, write_jsonl
 from .student import Student, has_bf16, quiet
 
-# %% ../nbs/05_finetuning.ipynb #90f7b64b
+# %% ../nbs/05_finetuning.ipynb #7f91b41b
 @dataclass(frozen=True)
 class Recipe:
     "How to fine-tune."
@@ -35,15 +35,18 @@ class Recipe:
     lora_rank: int = 0             # rank of the adapters that are trained in place of the weights; 0 trains all weights
     lora_alpha: float = 32.        # adapters count this many times, divided by their rank
     four_bit: bool = False         # keep the weights in 4 bits while adapters are trained; needs a CUDA device
+    frozen_layers: int = 0         # lowest layers that stay as they are, with the embeddings; run once, and what they give is kept for all epochs
 
     def __post_init__(self):
         for f in fields(self): _check_field(f.name, getattr(self, f.name))
         if self.four_bit and not self.lora_rank:
             raise DistillError('four_bit is True with lora_rank 0; 4-bit weights cannot learn: set lora_rank, e.g. to 16')
+        if self.frozen_layers and self.lora_rank:
+            raise DistillError(f'frozen_layers is {self.frozen_layers} with lora_rank {self.lora_rank}; adapters change all layers: set one of the two to 0')
 
 _limits = dict(epochs=(1, 1e6), batch_size=(1, 1e6), lr=(0, 1), warmup_steps=(0, 1e9), max_grad_norm=(0, 1e9), weight_decay=(0, 1),
                seed=(0, 1e9), validation_share=(0, 0.5), tokens_at_once=(1, 1e12), patience=(0, 1e6), lora_rank=(0, 4096),
-               lora_alpha=(0, 1e6), four_bit=(0, 1))
+               lora_alpha=(0, 1e6), four_bit=(0, 1), frozen_layers=(0, 1e4))
 _kinds = {int: 'a whole number', float: 'a number', bool: 'true or false'}
 
 def _check_field(name, value):
@@ -133,16 +136,40 @@ class Batches:
         rng.shuffle(batches)
         return iter(batches)
 
-# %% ../nbs/05_finetuning.ipynb #44ee35ea
-def _collate(rows, pad):
-    "Rows as tensors, padded on the right, with -100 as label of what is not learned"
+# %% ../nbs/05_finetuning.ipynb #6d748018
+def _collate(rows, pad, lower=None):
+    "Rows as tensors, padded on the right, with -100 as label of what is not learned, and what the frozen layers gave for them"
     import torch
     n = max(len(r.ids) for r in rows)
     ids = torch.tensor([[*r.ids, *[pad] * (n - len(r.ids))] for r in rows])
     labels = torch.tensor([[*[-100] * r.n_prompt, *r.ids[r.n_prompt:], *[-100] * (n - len(r.ids))] for r in rows])
-    return dict(input_ids=ids, labels=labels)
+    more = dict(hidden=torch.nn.utils.rnn.pad_sequence([lower.hidden[r] for r in rows], batch_first=True)) if lower else {}
+    return dict(input_ids=ids, labels=labels) | more
 
-# %% ../nbs/05_finetuning.ipynb #8b8bff60
+# %% ../nbs/05_finetuning.ipynb #fa69f2ca
+_at_a_time = 2**19 # logits in float32: a CPU's cache holds so many
+
+@functools.cache
+def _summed_entropy():
+    "The cross-entropy of logits (positions, vocabulary) and labels, in nats, summed over the positions, as a function that autograd knows"
+    import torch
+    class SummedEntropy(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, logits, labels):
+            n = max(1, _at_a_time // logits.shape[-1])
+            total, grad = torch.zeros((), device=logits.device), torch.empty_like(logits) if ctx.needs_input_grad[0] else None
+            for at in range(0, len(logits), n):
+                z, y = logits[at:at+n].to(torch.float32, copy=True), labels[at:at+n, None]
+                top = z.logsumexp(-1, keepdim=True)
+                total += (top - z.gather(-1, y)).sum()
+                if grad is not None: grad[at:at+n] = z.sub_(top).exp_().scatter_add_(-1, y, torch.full_like(top, -1.))
+            ctx.save_for_backward(grad)
+            return total
+        @staticmethod
+        def backward(ctx, g): return ctx.saved_tensors[0] * g.to(ctx.saved_tensors[0].dtype), None
+    return SummedEntropy.apply
+
+# %% ../nbs/05_finetuning.ipynb #bc287187
 def completion_loss(
     model,     # a causal language model
     input_ids, # (rows, tokens), padded on the right
@@ -157,9 +184,9 @@ def completion_loss(
     try: logits = model(input_ids=input_ids, use_cache=False).logits
     finally: hook.remove()
     if logits.shape[:2] == labels.shape: logits = logits[:, :-1][keep]
-    return torch.nn.functional.cross_entropy(logits.float().flatten(0, -2), labels[:, 1:][keep], reduction='sum')
+    return _summed_entropy()(logits.flatten(0, -2), labels[:, 1:][keep])
 
-# %% ../nbs/05_finetuning.ipynb #05ff8f4c
+# %% ../nbs/05_finetuning.ipynb #b37abe21
 def _autocast(device):
     "Matrix products in bfloat16 where the hardware has it; weights stay float32"
     import torch
@@ -169,9 +196,52 @@ def _parts(batch, tokens_at_once):
     "A batch in parts of at most `tokens_at_once` tokens, each no wider than its longest row"
     n = max(1, tokens_at_once // batch['input_ids'].shape[1])
     for at in range(0, len(batch['input_ids']), n):
-        labels = batch['labels'][at:at+n]
-        width = int((labels != -100).any(0).nonzero().max()) + 1
-        yield batch['input_ids'][at:at+n, :width], labels[:, :width]
+        width = int((batch['labels'][at:at+n] != -100).any(0).nonzero().max()) + 1
+        yield {k: v[at:at+n, :width] for k,v in batch.items()}
+
+# %% ../nbs/05_finetuning.ipynb #7b7ddb18
+@contextlib.contextmanager
+def _keep_memory():
+    "Let glibc keep the memory that is freed for the next use, where this is glibc"
+    try: libc = ctypes.CDLL('libc.so.6')
+    except OSError: libc = None
+    if not hasattr(libc, 'mallopt'): yield; return
+    trim_threshold, mmap_threshold = -1, -3 # of malloc.h
+    libc.mallopt(mmap_threshold, 2**30), libc.mallopt(trim_threshold, 2**31 - 1)
+    try: yield
+    finally:
+        libc.mallopt(mmap_threshold, 2**25), libc.mallopt(trim_threshold, 2**26) # where its own adjustment would end
+        libc.malloc_trim(0)
+
+# %% ../nbs/05_finetuning.ipynb #768b4d9e
+def _is_short(model, width):
+    "Whether rows of `width` tokens are so short that plain attention is quicker than the fused one"
+    return model.device.type == 'cpu' and model.config._attn_implementation == 'sdpa' and width <= 256
+
+@contextlib.contextmanager
+def _quick_attention(model, width):
+    "Let a model compute attention in the way that is quicker for rows of up to `width` tokens"
+    before, change = model.config._attn_implementation, _is_short(model, width)
+    if change: model.set_attn_implementation('eager')
+    try: yield
+    finally:
+        if change: model.set_attn_implementation(before)
+
+# %% ../nbs/05_finetuning.ipynb #6602ec29
+@contextlib.contextmanager
+def _tied_lookup(model):
+    "Keep the gradient of the looked up embeddings apart, and add it to that of the output layer, which has the same weights"
+    import torch
+    table, head, looked_up = model.get_input_embeddings(), model.get_output_embeddings(), []
+    tied = type(table) is torch.nn.Embedding and table.weight is head.weight and table.weight.requires_grad and table.weight.device.type == 'cpu'
+    def cut(module, args, out):
+        looked_up.append((args[0], out.detach().requires_grad_()))
+        return looked_up[-1][1]
+    hook = table.register_forward_hook(cut) if tied else None
+    try: yield
+    finally:
+        if hook: hook.remove()
+    for ids, out in looked_up: table.weight.grad.index_add_(0, ids.flatten(), out.grad.flatten(0, 1))
 
 # %% ../nbs/05_finetuning.ipynb #464b7282
 def split_validation(
@@ -235,7 +305,7 @@ def _add_adapters(model, recipe):
         torch.manual_seed(recipe.seed)
         return get_peft_model(model, config)
 
-# %% ../nbs/05_finetuning.ipynb #8fbb16df
+# %% ../nbs/05_finetuning.ipynb #bd8cd530
 def _check_four_bit():
     "Raise `DistillError` where weights cannot be held in 4 bits"
     import torch
@@ -262,6 +332,7 @@ def _to_train(model, recipe):
     "The copy of a model that a recipe trains"
     model = copy.deepcopy(model)
     if recipe.four_bit: model = _four_bit(model)
+    if recipe.frozen_layers: _freeze(model, recipe.frozen_layers)
     return _add_adapters(model, recipe) if recipe.lora_rank else model
 
 def _plain(trained, recipe):
@@ -276,6 +347,47 @@ def _merged(trained, original, recipe):
     full = _add_adapters(copy.deepcopy(original), recipe)
     set_peft_model_state_dict(full, get_peft_model_state_dict(trained))
     return full.merge_and_unload()
+
+# %% ../nbs/05_finetuning.ipynb #8c926ebb
+def _layers(model):
+    "The list of a model's decoder layers"
+    import torch
+    return max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=lambda m: sum(p.numel() for p in m.parameters()))
+
+def _freeze(model, n):
+    "Let the lowest `n` layers and all embeddings stay as they are"
+    import torch
+    layers = _layers(model)
+    if n >= len(layers): raise DistillError(f'frozen_layers is {n} and the student has {len(layers)} layers; leave at least one to learn')
+    for m in (*layers[:n], *(m for m in model.modules() if isinstance(m, torch.nn.Embedding))): m.requires_grad_(False)
+    return model
+
+class _Lower:
+    "What the lowest `n` layers give for rows of tokens, to be used in their place"
+    def __init__(self, student, rows, n, batch_size=16):
+        import torch
+        self.layers, self.hidden, self.n_outputs, found = _layers(student.model)[:n], {}, None, []
+        rows = sorted(set(rows), key=lambda r: len(r.ids))
+        hook = self.layers[-1].register_forward_hook(lambda layer, args, out: found.append(out))
+        try:
+            with torch.no_grad(), _autocast(student.device):
+                for at in range(0, len(rows), batch_size):
+                    ids = _collate(rows[at:at+batch_size], student.tokenizer.pad_token_id)['input_ids']
+                    student.model.eval()(input_ids=ids.to(student.device), use_cache=False)
+                    self._take(rows[at:at+batch_size], found.pop())
+        finally: hook.remove()
+    def _take(self, rows, out):
+        "Keep what the layers gave; some models want it in a tuple"
+        if isinstance(out, tuple): out, self.n_outputs = out[0], len(out)
+        self.hidden |= {r: h[:len(r.ids)].float().cpu() for r,h in zip(rows, out)}
+    @contextlib.contextmanager
+    def replay(self, hidden):
+        "Let the layers give `hidden` (rows, tokens, width) instead of running"
+        out = (hidden, *[None] * (self.n_outputs - 1)) if self.n_outputs else hidden
+        for layer in self.layers: layer.forward = lambda *args, **kwargs: out
+        try: yield
+        finally:
+            for layer in self.layers: del layer.forward
 
 # %% ../nbs/05_finetuning.ipynb #c90746ea
 @dataclass(frozen=True)
@@ -300,8 +412,8 @@ class Memory:
 
 def _size(n): return f'{n/1e9:.1f} GB' if n >= 1e8 else f'{n/1e6:.1f} MB'
 
-# %% ../nbs/05_finetuning.ipynb #5b3048ce
-def _dry_run(config, recipe, n_rows, width, bf16):
+# %% ../nbs/05_finetuning.ipynb #f2f79869
+def _dry_run(config, recipe, n_rows, width, bf16, attention=None):
     "Numbers of parameters as `_count` gives them, of those that are trained, and the bytes kept for the way back"
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
@@ -311,8 +423,9 @@ def _dry_run(config, recipe, n_rows, width, bf16):
         kept[t.untyped_storage()._cdata] = t.untyped_storage().nbytes(), t # with the tensor, or its address might come again
         return t
     with torch.device('meta'), quiet():
-        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32).train()
+        model = AutoModelForCausalLM.from_config(copy.deepcopy(config), dtype=torch.float32, attn_implementation=attention).train()
         counts = _count(model)
+        if recipe.frozen_layers: _freeze(model, recipe.frozen_layers)
         if recipe.lora_rank: model = _add_adapters(model, recipe)
     with FakeTensorMode(), quiet():
         _imagine(model)
@@ -338,16 +451,17 @@ def _count(model):
     import torch
     n = lambda m: sum(p.numel() for p in m.parameters())
     head = model.get_output_embeddings()
-    layers = max((m for m in model.modules() if isinstance(m, torch.nn.ModuleList)), key=n)
+    layers = _layers(model)
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
     return dict(all=n(model), linear=linear, head=n(head), layer=max(map(n, layers)), outside=n(model) - n(layers))
 
-# %% ../nbs/05_finetuning.ipynb #967377c9
-def _memory(config, recipe, n_rows, width, n_learned, bf16, parts=1, devices=1):
+# %% ../nbs/05_finetuning.ipynb #93e1cacd
+def _memory(config, recipe, n_rows, width, n_learned, bf16, parts=1, devices=1, attention=None):
     "The `Memory` for parts of `n_rows` rows, `width` tokens wide, with `n_learned` learned tokens in all"
-    n, trained, activations = _dry_run(config, recipe, n_rows, width, bf16)
+    n, trained, activations = _dry_run(config, recipe, n_rows, width, bf16, attention)
     weights = 4 * n['all'] - recipe.four_bit * round((4 - 4.127 / 8) * n['linear'])
-    logits = 12 * n_learned * config.get_text_config().vocab_size + 2 * bf16 * n['head']
+    n_logits = n_learned * config.get_text_config().vocab_size
+    logits = (4 if bf16 else 8) * n_logits + 8 * min(n_logits, _at_a_time) + 2 * bf16 * n['head']
     if devices > 1 or recipe.four_bit: activations -= 2 * bf16 * n['linear'] # these make bfloat16 weights anew, autocast keeps them
     exchange = (4 if bf16 else 8) * (n['outside'] + 2 * n['layer']) if devices > 1 else 0 # weights and gradients of two layers at a time
     return Memory(weights // devices, 4 * trained // devices, 8 * trained // devices, activations, logits, parts, exchange)
@@ -368,7 +482,8 @@ def _estimate(student, rows, recipe, devices=1):
     at_once = min(len(rows), max(1, recipe.tokens_at_once // len(rows[0].ids)))
     learned = sorted((len(r.ids) - r.n_prompt for r in rows), reverse=True)[:at_once]
     bf16 = has_bf16(student.device)
-    m = _memory(student.model.config, recipe, at_once, len(rows[0].ids), sum(learned), bf16, math.ceil(len(rows) / at_once))
+    attention = 'eager' if _is_short(student.model, len(rows[0].ids)) else student.model.config._attn_implementation
+    m = _memory(student.model.config, recipe, at_once, len(rows[0].ids), sum(learned), bf16, math.ceil(len(rows) / at_once), attention=attention)
     return replace(m, exchange=m.gradients if devices > 1 else 0)
 
 # %% ../nbs/05_finetuning.ipynb #3b013de5
@@ -419,7 +534,7 @@ def _own_rows(batch, rank, world):
     mine = {k: v[rank::world] for k,v in batch.items()}
     return (mine, 1) if len(mine['labels']) else ({k: v[:1] for k,v in batch.items()}, 0)
 
-# %% ../nbs/05_finetuning.ipynb #8d50116f
+# %% ../nbs/05_finetuning.ipynb #f24d67ce
 def _make_trainer(trained, student, train, validation, recipe, args):
     "A `Trainer` with our batches, loss, validation and checkpoints; `trained` is the student's model, with adapters around it or not"
     import torch
@@ -427,7 +542,8 @@ def _make_trainer(trained, student, train, validation, recipe, args):
     class DistillTrainer(Trainer):
         def get_train_dataloader(self):
             self.batches = Batches([len(r.ids) for r in train], recipe.batch_size, recipe.seed)
-            collate = lambda rows: _collate(rows, student.tokenizer.pad_token_id)
+            self.lower = _Lower(student, train, recipe.frozen_layers) if recipe.frozen_layers else None
+            collate = lambda rows: _collate(rows, student.tokenizer.pad_token_id, self.lower)
             return torch.utils.data.DataLoader(train, batch_sampler=self.batches, collate_fn=collate)
         def floating_point_ops(self, inputs): return 0
         def training_step(self, model, inputs, num_items_in_batch=None):
@@ -435,9 +551,12 @@ def _make_trainer(trained, student, train, validation, recipe, args):
             rank, world = self.args.process_index, self.args.world_size
             mine, counts = _own_rows({k: v.to(self.args.device) for k,v in inputs.items()}, rank, world)
             n, total, parts = (inputs['labels'][:, 1:] != -100).sum().item(), 0., list(_parts(mine, recipe.tokens_at_once))
-            for i,(ids,labels) in enumerate(parts, 1):
-                with contextlib.nullcontext() if i == len(parts) else self.accelerator.no_sync(model):
-                    with _autocast(ids.device): loss = completion_loss(model, ids, labels) / n
+            for i,part in enumerate(parts, 1):
+                alone = _tied_lookup(student.model) if world == 1 else contextlib.nullcontext() # processes exchange whole gradients as they come
+                with alone, contextlib.nullcontext() if i == len(parts) else self.accelerator.no_sync(model):
+                    below = self.lower.replay(part.pop('hidden')) if self.lower else contextlib.nullcontext()
+                    with below, _autocast(self.args.device):
+                        loss = completion_loss(model, part['input_ids'], part['labels']) / n
                     loss = loss * (world * counts) # the processes' gradients are averaged, and so are their losses
                     self.accelerator.backward(loss)
                 total += loss.detach()
@@ -585,8 +704,8 @@ def _check_loss(state, recipe):
     if limit := diverging(losses):
         raise DistillError(f'the loss has been above {limit:.2f} for 20 steps, after {losses[0]:.2f} at first, {advice}')
 
-# %% ../nbs/05_finetuning.ipynb #fff19b47
-def _make_callback(trainer, recipe, work_dir, progress):
+# %% ../nbs/05_finetuning.ipynb #0da63c37
+def _make_callback(trainer, recipe, work_dir, progress, after_epoch):
     "What is seen, checked and written during training"
     import torch
     from tqdm.auto import tqdm
@@ -611,6 +730,7 @@ def _make_callback(trainer, recipe, work_dir, progress):
             with _survive_full_disk('losses.jsonl', work_dir):
                 if args.should_save: write_jsonl(work_dir/'losses.jsonl', rows)
             _say(_epoch_line(rows, round(state.epoch), recipe.epochs))
+            after_epoch(round(state.epoch))
         def on_train_end(self, args, state, control, **kwargs): self.bar.close()
     return Progress()
 
@@ -650,7 +770,7 @@ def _start_or_resume(work_dir, key):
         write_json(note, dict(inputs=key))
     return next((str(o) for o in reversed(_checkpoints(work_dir))), None)
 
-# %% ../nbs/05_finetuning.ipynb #12072a92
+# %% ../nbs/05_finetuning.ipynb #aa24ea81
 def finetune(
     student: Student,               # where to start; stays as it is
     pairs,                          # dicts or a `datasets.Dataset` with `task` and `completion`
@@ -659,12 +779,13 @@ def finetune(
     progress: bool = True,          # a bar with the loss, in a terminal and a notebook; a line an epoch is printed anyway
     report_to: str = 'none',        # trackers of transformers, e.g. 'tensorboard,trackio'; tensorboard writes to runs/ in `work_dir`
     check_memory: bool = True,      # stop before the start where the estimate is more than what is free
+    after_epoch=lambda student, epoch: None, # called with the student as it is after each epoch, for looks at it on the way
 ) -> Student: # a new student
     "Teach the student the completions; raises `DistillError` where a pair is too long, memory too small or the loss goes wrong."
     work_dir, trackers = Path(work_dir), _trackers(report_to)
     if recipe.four_bit: _check_four_bit()
-    if recipe.lora_rank and _fsdp():
-        raise DistillError(f'lora_rank is {recipe.lora_rank} under FSDP; start with torchrun, or set lora_rank=0')
+    for field in ('lora_rank', 'frozen_layers'):
+        if _fsdp() and getattr(recipe, field): raise DistillError(f'{field} is {getattr(recipe, field)} under FSDP; start with torchrun, or set {field}=0')
     rows = [encode_pair(student, o['task'], o['completion']) for o in pairs]
     train, validation = split_validation(rows, recipe.validation_share)
     if not train: raise DistillError(f'{len(rows)} pairs are too few to learn from; give at least one')
@@ -672,17 +793,17 @@ def finetune(
     if check_memory: _check_memory(student, train, recipe, args)
     work_dir.mkdir(parents=True, exist_ok=True)
     with args.main_process_first(local=False): checkpoint = _start_or_resume(work_dir, _fingerprint(student, rows, recipe))
-    with quiet(): return _train(student, train, validation, recipe, args, checkpoint, progress)
+    with quiet(): return _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch)
 
-# %% ../nbs/05_finetuning.ipynb #e2cca22a
-def _train(student, train, validation, recipe, args, checkpoint, progress):
+# %% ../nbs/05_finetuning.ipynb #baf8b245
+def _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch):
     "Train from a checkpoint to the end, and give the student that is kept"
     from transformers import TrainerState
     work_dir, trained = Path(args.output_dir), _to_train(student.model, recipe)
     new = Student(_plain(trained, recipe), student.tokenizer, student.name, student.source)
     trainer = _make_trainer(trained, new, train, validation, recipe, args)
     if checkpoint: trainer.state = TrainerState.load_from_json(f'{checkpoint}/trainer_state.json')
-    if not (checkpoint and _is_over(trainer.state, recipe)): _run(trainer, student, new, recipe, checkpoint, progress)
+    if not (checkpoint and _is_over(trainer.state, recipe)): _run(trainer, student, new, recipe, checkpoint, progress, lambda epoch: after_epoch(new, epoch))
     elif not trainer.is_fsdp_enabled: trainer._load_from_checkpoint(checkpoint)
     trained, kept = _load_kept(trainer, trained, student.model, recipe)
     rows = list(_loss_rows(trainer.state.log_history))
@@ -697,14 +818,15 @@ def _is_over(state, recipe):
     "Whether nothing is left to train after a checkpoint"
     return round(state.epoch) >= recipe.epochs or out_of_patience(list(_loss_rows(state.log_history)), recipe.patience)
 
-# %% ../nbs/05_finetuning.ipynb #391eeef4
-def _run(trainer, student, new, recipe, checkpoint, progress):
+# %% ../nbs/05_finetuning.ipynb #211fa843
+def _run(trainer, student, new, recipe, checkpoint, progress, after_epoch):
     "Run the trainer with our callback in place of its own"
     from transformers import PrinterCallback
-    callback = _make_callback(trainer, recipe, Path(trainer.args.output_dir), progress)
+    callback = _make_callback(trainer, recipe, Path(trainer.args.output_dir), progress, after_epoch)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(callback)
-    try: trainer.train(resume_from_checkpoint=checkpoint)
+    try:
+        with _keep_memory(), _quick_attention(new.model, max(len(r.ids) for r in trainer.train_dataset)): trainer.train(resume_from_checkpoint=checkpoint)
     except DistillError as e:
         callback.bar.close()
         raise DistillError(f'{e}{_rescue(trainer, student, new, recipe)}') from None

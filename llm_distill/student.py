@@ -8,14 +8,17 @@ Docs: https://llm-distill.github.io/llm_distill/student.html.md"""
 __all__ = ['students', 'packages', 'best_device', 'has_bf16', 'Student', 'tiny_tokenizer', 'tiny_student', 'quiet', 'Generation',
            'chat_template', 'find_student']
 
-# %% ../nbs/04_student.ipynb #724e01de
-import contextlib, copy, io, json, random, shutil, sys, tempfile, time
+# %% ../nbs/04_student.ipynb #f91352a2
+import contextlib, copy, io, json, os, random, shutil, sys, tempfile, time
 from collections import Counter
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from fastcore.basics import patch
 from .prompts import DistillError, home_dir, installed_file, read_jsonl, recordings, student_prompt, write_json, write_text
+
+# %% ../nbs/04_student.ipynb #9e125d46
+os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1') # transparent huge pages
 
 # %% ../nbs/04_student.ipynb #7a65fd29
 students = dict(

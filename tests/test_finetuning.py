@@ -7,7 +7,7 @@ from llm_distill.prompts import DistillError, read_jsonl, student_prompt
 from llm_distill import finetuning
 from llm_distill.finetuning import Batches, Memory, Recipe, available_memory, best_epoch, completion_loss, diverging, encode_pair, estimate_memory, finetune
 from llm_distill.finetuning import make_recipe, mean_loss, memory_plan, out_of_patience, parse_override, recipes, split_validation
-from llm_distill.finetuning import _collate, _group_limits, _loss_sums, _parts
+from llm_distill.finetuning import _Lower, _collate, _freeze, _group_limits, _layers, _loss_sums, _parts, _summed_entropy
 from llm_distill.student import Student, tiny_student
 from families import FAMILIES, build
 
@@ -62,9 +62,9 @@ def test_parts_of_a_batch_give_its_gradient(student):
     import torch
     _, batch = batch_of(student)
     parts = list(_parts(batch, 2 * batch['input_ids'].shape[1]))
-    assert len(parts) == 2 and sum(len(ids) for ids,_ in parts) == 4
-    assert all((labels[:, -1] != -100).any() for _,labels in parts)
-    with torch.no_grad(): assert sum(completion_loss(student.model.eval(), *o) for o in parts).item() == \
+    assert len(parts) == 2 and sum(len(o['input_ids']) for o in parts) == 4
+    assert all((o['labels'][:, -1] != -100).any() for o in parts)
+    with torch.no_grad(): assert sum(completion_loss(student.model.eval(), **o) for o in parts).item() == \
         pytest.approx(completion_loss(student.model, **batch).item(), rel=1e-4)
 
 def test_learns_by_heart_and_stops_by_itself(student, tmp_path):
@@ -110,7 +110,7 @@ def test_every_field_is_set_from_text_with_its_type(field):
     text = dict(lr='1e-3', weight_decay='0.5', validation_share='0.25', four_bit='true').get(field.name, '3')
     name, value = parse_override(f'{field.name}={text}')
     assert name == field.name and type(value) is field.type
-    made = make_recipe('lora', **{name: value})
+    made = make_recipe('default' if name == 'frozen_layers' else 'lora', **{name: value})
     assert getattr(made, name) == value and str(made).count('\n') == len(fields(Recipe)) - 1
     line = next(o for o in str(made).splitlines() if o.split()[0] == name)
     assert line.split()[1] == str(value) and len(line.split()) > 2 # with its meaning
@@ -119,7 +119,7 @@ def test_every_field_is_set_from_text_with_its_type(field):
     ('lr=20', r'lr is 20\.0; expected a number from 0 to 1$'), ('lr=fast', "lr is 'fast'; expected a number$"), ('lr=nan', 'lr is nan'),
     ('epochs=2.5', "epochs is '2.5'; expected a whole number$"), ('epochs=0', 'epochs is 0; expected a whole number from 1'),
     ('four_bit=yes', "four_bit is 'yes'; expected true or false$"), ('lr', "'lr' sets nothing; write FIELD=VALUE"),
-    ('rate=1', "'rate' is no field of a recipe; choose one of epochs, batch_size, lr, .*four_bit$")])
+    ('rate=1', "'rate' is no field of a recipe; choose one of epochs, batch_size, lr, .*frozen_layers$")])
 def test_a_bad_override_is_one_line_that_quotes_it(text, said):
     with pytest.raises(DistillError, match=said) as e: parse_override(text)
     assert '\n' not in str(e.value)
@@ -165,10 +165,10 @@ def test_the_best_epoch_is_kept_and_training_stops(tmp_path):
     rows = read_jsonl(tmp_path/'2'/'losses.jsonl')
     curve = [o['validation_loss'] for o in rows if 'validation_loss' in o]
     assert rows[-1] == dict(kept_epoch=curve.index(min(curve)) + 1) and len(curve) == rows[-1]['kept_epoch'] + 2 < 9
-    assert mean_loss(kept, validation) == pytest.approx(min(curve), rel=1e-6)
+    assert mean_loss(kept, validation) == pytest.approx(min(curve), rel=1e-3)
     everything = [o['validation_loss'] for o in read_jsonl(tmp_path/'0'/'losses.jsonl') if 'validation_loss' in o]
     assert everything[:len(curve)] == curve and len(everything) == 9
-    assert mean_loss(last, validation) == pytest.approx(everything[-1], rel=1e-6) and everything[-1] > min(curve)
+    assert mean_loss(last, validation) == pytest.approx(everything[-1], rel=1e-3) and everything[-1] > min(curve)
 
 # --- adapters
 
@@ -276,11 +276,84 @@ def test_the_plan_for_several_devices_follows_from_the_config():
     assert four.weights == one.weights // 4 and four.optimizer == one.optimizer // 4 and not one.exchange
     layer, outside = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64, 2 * 1000 * 64 + 64
     assert one.weights == 4 * (4 * layer + outside) and four.exchange == 8 * (outside + 2 * layer)
-    assert four.activations < one.activations / 3 and four.logits == 12 * 2 * 64 * 1000
+    assert four.activations < one.activations / 3 and four.logits == 16 * 2 * 64 * 1000
 
 @pytest.mark.parametrize('lora', [0, 4])
 def test_every_family_can_be_planned(student, lora):
     assert estimate_memory(student, PAIRS, Recipe(lora_rank=lora)).activations > 2 * 2 * 64 * 4
+
+# --- the quick way is the plain one
+
+def plain_training(student, pairs, recipe):
+    "The losses of a loop as in the books: float32, all logits, fused attention, no batch in parts"
+    import copy, torch
+    model, rows = copy.deepcopy(student.model), [encode_pair(student, **o) for o in pairs]
+    if recipe.frozen_layers: _freeze(model, recipe.frozen_layers)
+    batches = Batches([len(r.ids) for r in rows], recipe.batch_size, recipe.seed)
+    steps, losses = recipe.epochs * len(batches), []
+    learned = [p for p in model.parameters() if p.requires_grad]
+    adamw = torch.optim.AdamW(learned, lr=recipe.lr, weight_decay=0.)
+    for batches.epoch in range(recipe.epochs):
+        for batch in batches:
+            for g in adamw.param_groups: g['lr'] = recipe.lr * (1 - len(losses) / steps)
+            b = _collate([rows[i] for i in batch], student.tokenizer.pad_token_id)
+            logits = model.train()(input_ids=b['input_ids']).logits[:, :-1]
+            loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), b['labels'][:, 1:].flatten(), ignore_index=-100)
+            adamw.zero_grad()
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(learned, recipe.max_grad_norm)
+            adamw.step()
+            losses.append(loss.item())
+    return losses
+
+MANY = [dict(task=f'Do {i} things.', completion=', '.join(['do it'] * (i % 5 + 1))) for i in range(24)]
+CURVE = Recipe(epochs=3, batch_size=4, lr=3e-3, warmup_steps=0, validation_share=0)
+
+@pytest.mark.parametrize('tied', [True, False])
+@pytest.mark.parametrize('frozen', [0, 1])
+@pytest.mark.parametrize('bf16', [False, None], ids=['float32', 'as the machine has it'])
+def test_the_loss_curve_is_that_of_plain_float32_training(tmp_path, monkeypatch, tied, frozen, bf16):
+    from transformers import LlamaConfig
+    if bf16 is not None: monkeypatch.setattr(finetuning, 'has_bf16', lambda device: bf16)
+    student = tiny_student(LlamaConfig(hidden_size=64, intermediate_size=128, num_hidden_layers=3, num_attention_heads=4, vocab_size=1024, tie_word_embeddings=tied))
+    recipe = replace(CURVE, frozen_layers=frozen)
+    tuned = finetune(student, MANY, recipe, tmp_path, progress=False)
+    ours, plain = [o['loss'] for o in read_jsonl(tmp_path/'losses.jsonl')], plain_training(student, MANY, recipe)
+    assert len(ours) == len(plain) == 18 and plain[-1] < 0.9 * plain[0]
+    assert ours == pytest.approx(plain, rel=1e-3 if bf16 is False else 0.05)
+    assert tuned.model.config._attn_implementation == student.model.config._attn_implementation == 'sdpa'
+    same = [bool((a == b).all()) for a,b in zip(_layers(student.model), _layers(tuned.model)) for a,b in [(a.mlp.up_proj.weight, b.mlp.up_proj.weight)]]
+    assert same == [i < frozen for i in range(3)]
+
+def test_the_cross_entropy_and_its_gradient_are_torchs():
+    import torch
+    torch.manual_seed(0)
+    z, y = torch.randn(7, 300_000, requires_grad=True), torch.randint(300_000, (7,)) # a position at a time
+    (3 * _summed_entropy()(z, y)).backward()
+    ours, z.grad = z.grad, None
+    theirs = torch.nn.functional.cross_entropy(z, y, reduction='sum')
+    (3 * theirs).backward()
+    assert _summed_entropy()(z, y).item() == pytest.approx(theirs.item(), rel=1e-6) and torch.allclose(ours, z.grad, atol=1e-6)
+
+def test_frozen_layers_hand_on_what_they_gave(student):
+    rows = [encode_pair(student, **o) for o in PAIRS]
+    lower, plain = _Lower(student, rows, len(_layers(student.model)) - 1), [_loss_sums(student, [r])[0] for r in rows]
+    ran = []
+    for layer in lower.layers: next(layer.children()).register_forward_hook(lambda *args: ran.append(1))
+    for r,loss in zip(rows, plain):
+        with lower.replay(lower.hidden[r][None]): assert _loss_sums(student, [r])[0] == pytest.approx(loss, rel=1e-3)
+    assert not ran and _loss_sums(student, rows) and ran
+
+def test_frozen_layers_leave_one_to_learn(tmp_path):
+    tiny = tiny_student()
+    with pytest.raises(DistillError, match='frozen_layers is 2 and the student has 2 layers; leave at least one'):
+        finetune(tiny, PAIRS, replace(QUICK, frozen_layers=2), tmp_path, progress=False)
+    with pytest.raises(DistillError, match='frozen_layers is 1 with lora_rank 4'): Recipe(frozen_layers=1, lora_rank=4)
+
+def test_a_look_after_each_epoch(tmp_path):
+    seen, tiny = [], tiny_student()
+    tuned = finetune(tiny, PAIRS, replace(QUICK, epochs=3), tmp_path, progress=False, after_epoch=lambda s, e: seen.append((e, mean_loss(s, [encode_pair(s, **PAIRS[0])]))))
+    assert [e for e,_ in seen] == [1, 2, 3] and seen[0][1] > seen[2][1] == pytest.approx(mean_loss(tuned, [encode_pair(tuned, **PAIRS[0])]), rel=1e-3)
 
 # --- several processes
 

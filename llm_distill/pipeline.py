@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/pipeline.html.md"""
 # %% auto #0
 __all__ = ['default_model', 'stages', 'scored', 'Run', 'settings', 'Partial', 'data_map', 'distill', 'expected']
 
-# %% ../nbs/08_pipeline.ipynb #b1b36f96
+# %% ../nbs/08_pipeline.ipynb #122aa707
 import hashlib, json, os, re, shutil, sys, time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -15,11 +15,10 @@ from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import in_notebook, patch
 from . import __version__
-from .prompts import DistillError, SeedPrompt, home_dir, read_jsonl, student_prompt, write_json, write_jsonl, write_text
+from .prompts import DistillError, SeedPrompt, home_dir, read_jsonl, student_prompt, write_bytes, write_json, write_jsonl, write_text
 from .teacher import Plan, Teacher, Usage, estimate_plan, estimate_tokens, recorded_teacher
 from .synthesis import embed, near_threshold, rouge_threshold, synthesis_prompt, synthesize_splits
-from .metrics import leakage
-from .labeling import check_content, check_settings, dataset_card, label, push_dataset, to_dataset, write_dataset
+from .labeling import check_content, check_settings, closest_pair, dataset_card, label, push_dataset, to_dataset, write_dataset
 from .student import Student, find_student
 from .finetuning import Recipe, finetune
 from .evaluation import constant, echo, nearest, one_shot, predict, rows, score_run, test_sets, zero_shot
@@ -277,7 +276,7 @@ def label(self: Run):
     depends = [s['seed'], s['other'], self.asked, s['labeling'], check_content(s['labeling']['check']), s['pairs']]
     self.step('label', depends, ['tasks.jsonl'], [*files, 'dataset/README.md', 'data_map.jsonl'], work)
 
-# %% ../nbs/08_pipeline.ipynb #f2ae0bab
+# %% ../nbs/08_pipeline.ipynb #62d37ed4
 @patch
 def _label_all(self: Run):
     "Split -> pairs, as many as are wanted if the teacher has them, and the rejects; `tasks.jsonl` is as long as that takes"
@@ -323,8 +322,7 @@ def _publish(self: Run, made):
     "Write the data set with its card, the map of its tasks, and the figures of the data"
     s = self.record['settings']
     write_jsonl(self.path/'data_map.jsonl', data_map(made))
-    close = leakage([t for k, v in made.items() if k != 'train' for t in v['task']], made['train'])
-    closest = max(close, key=lambda r: r['cosine'], default=None)
+    closest = closest_pair([t for k, v in made.items() if k != 'train' for t in v['task']], made['train']['task'][:])
     how = s['labeling'] | dict(check=_check_name(s['labeling']['check']))
     write_dataset(self.path/'dataset', made, dataset_card(self.seed, made, s.get('teacher', {}), read_jsonl(self.path/'rejects.jsonl'), closest, self.other, how,
         notes=[o for said in self.record['notes'].values() for o in said]))
@@ -358,7 +356,7 @@ def data_map(
     axes = axes*np.sign(axes[np.abs(axes).argmax(0), [0, 1]]) # an eigenvector may as well point the other way
     return [dict(task=t, split=k, x=round(float(x), 4), y=round(float(y), 4)) for (t, k), (x, y) in zip(tasks, vectors @ axes)]
 
-# %% ../nbs/08_pipeline.ipynb #a0c54c81
+# %% ../nbs/08_pipeline.ipynb #8fe53590
 @patch
 def finetune(self: Run):
     "Train the student on the pairs."
@@ -371,6 +369,7 @@ def finetune(self: Run):
         with _tensorboard(self.path/'tensorboard'):
             trained = finetune(student, to_dataset(read_jsonl(self.path/'train.jsonl')), Recipe(**s['recipe']), self.path/'training', not self.quiet, self.report_to)
         if _rank(): return
+        self.record['size'] = dict(parameters=trained.n_parameters, bytes=sum(o.numel()*o.element_size() for o in trained.model.parameters()))
         trained.save(self.path/'student', card=self.card(scores=False), facts=self._facts())
         shutil.copy(self.path/'training'/'losses.jsonl', self.path/'losses.jsonl')
         shutil.rmtree((self.path/'training').rename(self.path/'.training'), ignore_errors=True) # half of a checkpoint is none
@@ -516,7 +515,7 @@ def _question(self: Run, question):
     if not question: raise DistillError('the question is empty; give one line of text')
     return question
 
-# %% ../nbs/08_pipeline.ipynb #ea94b7ef
+# %% ../nbs/08_pipeline.ipynb #6caf01f6
 @contextmanager
 def _alone(path):
     "Hold the run directory, so that two processes do not write into it; of several that a launcher started, the first one holds it"
@@ -538,11 +537,13 @@ def _find(self: Run):
 def go(self: Run,
     teacher: Teacher | None = None,    # whom to ask; None where nothing is left to ask
     names: tuple[str, ...] = stages,   # the stages to do, in their order
+    like: list[Run] = (),              # runs whose data and predictions are taken over as far as they are the same
 ) -> Run:
     "Do the stages that are not done yet, alone in the directory."
     if _processes() > 1: _check_shared(self.path, names)
     with _alone(self.path):
         self.record = _read_record(self.path, must_exist=False) | dict(settings=self.record['settings']) # as it is now that nobody else writes it
+        for o in like: self._take_over(o)
         self.teacher, self._teacher_before, self._used_before = teacher, teacher.usage if teacher else {}, dict(self.record['usage'])
         if teacher: self.record['settings']['teacher'] = teacher.describe()
         self.save()
@@ -553,6 +554,29 @@ def go(self: Run,
             self._note_usage()
             self.save()
     return self
+
+# %% ../nbs/08_pipeline.ipynb #5f492400
+def _files_of(step):
+    "Patterns of the files that a step writes which does not depend on the student's training; none for other steps"
+    data = ['tasks.jsonl', 'rejects.jsonl']
+    if step == 'synthesize': return data
+    if step == 'label': return [*data, 'train.jsonl', 'test_*.jsonl', 'dataset/*', 'data_map.jsonl', 'figures/data_*.png']
+    name = step.removeprefix('evaluate ')
+    return [f'predictions/{name}_{k}.jsonl' for k in test_sets] + ['rejects.jsonl']*(name == 'teacher') if name in (*_of_data, *_of_student) else []
+
+_of_data, _of_student = ('teacher', 'echo', 'nearest', 'constant'), ('one_shot', 'zero_shot') # systems that depend on the data, and on the untuned student
+
+@patch
+def _take_over(self: Run, other):
+    "Copy the steps that another run has done and this one would do in the same way"
+    mine, theirs = self.record, other.record
+    for step, done in theirs['stages'].items():
+        if step.removeprefix('evaluate ') in _of_student and mine['settings']['student'] != theirs['settings']['student']: continue
+        files = [f.relative_to(other.path) for pattern in _files_of(step) for f in other.path.glob(pattern)]
+        there = mine['stages'].get(step, {}).get('inputs') == done.get('inputs') and all((self.path/f).exists() for f in files)
+        if there or not files or 'inputs' not in done: continue
+        for f in files: write_bytes(self.path/f, (other.path/f).read_bytes())
+        mine['stages'][step], mine['notes'], mine['usage'] = done, dict(theirs['notes']), dict(theirs['usage']) # what the data took, whoever asked
 
 # %% ../nbs/08_pipeline.ipynb #d55d1e9f
 def _check_shared(path, names):

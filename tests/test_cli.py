@@ -70,7 +70,7 @@ def test_an_unknown_student_is_named_before_anything_is_paid(tmp_path):
         assert not server.log
 
 
-@pytest.mark.parametrize('name', ['', 'quickstart', 'run', 'plan', 'cache', 'show', 'push', 'complete', 'synthesize', 'label', 'finetune', 'evaluate', 'results'])
+@pytest.mark.parametrize('name', ['', 'quickstart', 'run', 'plan', 'cache', 'show', 'push', 'complete', 'compare', 'synthesize', 'label', 'finetune', 'evaluate', 'results'])
 def test_help(name):
     done = run(*([name] if name else []), '--help')
     assert done.returncode == 0 and 'usage: llm-distill' in done.stdout
@@ -199,6 +199,66 @@ def test_own_rows_a_check_and_a_look_at_the_data(tiny, tmp_path):
     shown = run('show', path, '--n', 3, COLUMNS='100')
     assert shown.returncode == 0 and '3 of 20 pairs' in shown.stdout and max(map(len, shown.stdout.splitlines()[1:])) <= 100
     assert 'HF_TOKEN' in (pushed := run('push', path, 'me/data', HF_HUB_OFFLINE='0', HF_TOKEN='', HF_HOME=str(tmp_path))).stderr and pushed.returncode == 2
+
+
+def test_the_recipe_is_chosen_and_changed(tiny, tmp_path):
+    common = ('run', prompt, '--teacher', 'recorded', '--student', tiny, '--n', 10, '--n-test', 3, '--until', 'synthesize', '--run-dir')
+    assert run(*common, tmp_path/'a', '--recipe', 'article', '--set', 'lr=1e-3', '--set', 'patience=2', '--epochs', 7, '--seed', 5).returncode == 0
+    recipe = json.loads((tmp_path/'a'/'run.json').read_text())['settings']['recipe']
+    assert {k: recipe[k] for k in ('batch_size', 'lr', 'patience', 'epochs', 'seed')} == dict(batch_size=5, lr=1e-3, patience=2, epochs=7, seed=5)
+    for says, args in {'1000000': ['--set', 'lr=1000000'], "'speed' is no field": ['--set', 'speed=9'], "'lr' sets nothing": ['--set', 'lr'],
+                       "'best'": ['--recipe', 'best']}.items():
+        done = run(*common, tmp_path/'b', *args)
+        assert done.returncode == 2 and says in done.stderr and done.stderr.count('\n') == 1, done.stderr
+
+
+# Several students
+
+def test_students_and_repeats_share_the_data(tiny, tmp_path):
+    import shutil
+    second, path = shutil.copytree(tiny, tmp_path/'second'), tmp_path/'run'
+    with Server() as server:
+        def go(*more, n=16):
+            return run('run', prompt, '--base-url', server.url, '--teacher', 'big', '--cache', tmp_path/'c.sqlite', '--student', tiny, '--student', second, '--repeats', 2,
+                       '--n', n, '--n-test', 6, '--epochs', 1, '--run-dir', path, *more)
+        first = go('--until', 'label')
+        assert first.returncode == 0 and 'Stopped as asked' in first.stdout, first.stderr
+        done = go()
+        assert done.returncode == 0, done.stderr
+        times = [(r['prompt'], r['stage'], r['sample']) for r in server.log]
+        assert len(times) == len(set(times)) and sum(s == 'labeling' for _, s, _ in times) == 22 and sum(s == 'evaluation' for _, s, _ in times) == 6
+    assert 'tiny, distilled' in done.stdout and 'second, distilled' in done.stdout and 'Table 1: step F1' in done.stdout
+    runs = sorted(p.parent.name for p in path.glob('*/run.json'))
+    assert runs == ['second-0', 'second-1', 'tiny-0', 'tiny-1']
+    for f in ('tasks.jsonl', 'train.jsonl', 'test_same.jsonl', 'rejects.jsonl', 'dataset/train.parquet', *(f'predictions/{s}_same.jsonl' for s in ('teacher', 'one_shot', 'echo'))):
+        assert len({(path/r/f).read_bytes() for r in runs}) == 1, f
+    assert len({(path/r/'losses.jsonl').read_bytes() for r in runs}) == 2, 'two seeds; both students have the same weights'
+    told = done.stderr.splitlines()
+    assert [sum(f'{step} ...' in o for o in told) for step in ('label', 'evaluate teacher', 'evaluate one_shot', 'evaluate distilled')] == [0, 1, 2, 4]
+    found = json.loads((path/'comparison.json').read_text())
+    assert [(o['students'], o['seeds']) for o in found['systems'] if o['system'] == 'distilled'] == [(['tiny'], [0, 1]), (['second'], [0, 1])]
+    again = run('compare', *(path/r for r in runs), '--out', tmp_path/'out')
+    assert again.returncode == 0 and (tmp_path/'out'/'comparison.html').exists() and 'second, distilled' in again.stdout
+    single = run('run', prompt, '--teacher', 'recorded', '--student', tiny, '--run-dir', path/'tiny-0', '--repeats', 2)
+    assert single.returncode == 2 and 'holds the run of a single student' in single.stderr
+
+
+@pytest.mark.parametrize('args,says', [
+    (['compare', 'nowhere'], 'nowhere is not a run directory'),
+    (['compare'], 'RUN_DIR'),
+    (['run', prompt, '--teacher', 'recorded', '--student', 'a/x', '--student', 'b/x'], "share the folder 'x'"),
+    (['run', prompt, '--teacher', 'recorded', '--student', 'smollm2', '--student', './gone'], './gone'),
+    (['run', prompt, '--repeats', '0'], "'0'"),
+])
+def test_a_mistake_with_several_students_ends_in_one_line(args, says, tmp_path):
+    done = subprocess.run([command, *args], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and says in done.stderr and done.stderr.count('\n') == 1 and not list(tmp_path.iterdir())
+
+
+def test_plan_knows_several_students(tmp_path):
+    def asked(*more): return run('plan', prompt, '--base-url', 'http://127.0.0.1:9/v1', '--price-in', 1, '--price-out', 4, *more).stdout.splitlines()
+    one, four = asked(), asked('--student', 'smollm2', '--student', 'gemma', '--repeats', 2)
+    assert one[:-1] == four[:-1] and 'once for all 4 runs' in four[-1] and 'runs' not in one[-1]
 
 
 # Several processes, as torchrun starts them

@@ -18,7 +18,8 @@ from . import __version__
 from .prompts import DistillError, SeedPrompt, home_dir, read_jsonl, student_prompt, write_bytes, write_json, write_jsonl, write_text
 from .teacher import Plan, Teacher, Usage, estimate_plan, estimate_tokens, recorded_teacher
 from .synthesis import embed, near_threshold, rouge_threshold, synthesis_prompt, synthesize_splits
-from .labeling import check_content, check_settings, closest_pair, dataset_card, label, push_dataset, to_dataset, write_dataset
+from .metrics import leakage
+from .labeling import check_content, check_settings, dataset_card, label, push_dataset, to_dataset, write_dataset
 from .student import Student, find_student
 from .finetuning import Recipe, finetune
 from .evaluation import constant, echo, nearest, one_shot, predict, rows, score_run, test_sets, zero_shot
@@ -322,7 +323,8 @@ def _publish(self: Run, made):
     "Write the data set with its card, the map of its tasks, and the figures of the data"
     s = self.record['settings']
     write_jsonl(self.path/'data_map.jsonl', data_map(made))
-    closest = closest_pair([t for k, v in made.items() if k != 'train' for t in v['task']], made['train']['task'][:])
+    close = leakage([t for k, v in made.items() if k != 'train' for t in v['task']], made['train'])
+    closest = max(close, key=lambda r: r['cosine'], default=None)
     how = s['labeling'] | dict(check=_check_name(s['labeling']['check']))
     write_dataset(self.path/'dataset', made, dataset_card(self.seed, made, s.get('teacher', {}), read_jsonl(self.path/'rejects.jsonl'), closest, self.other, how,
         notes=[o for said in self.record['notes'].values() for o in said]))

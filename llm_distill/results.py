@@ -8,13 +8,15 @@ Docs: https://llm-distill.github.io/llm_distill/results.html.md"""
 __all__ = ['metric_names', 'read_scores', 'tables', 'more_tables', 'verdict', 'plot_scores', 'plot_losses', 'plot_steps',
            'leakage_note', 'plot_leakage', 'worst', 'html_table', 'report', 'write_results']
 
-# %% ../nbs/07_results.ipynb #9875d00c
+# %% ../nbs/07_results.ipynb #267b0d1a
 import base64
 from collections import Counter
 from html import escape
 from pathlib import Path
 from statistics import mean
+from .cost import BreakEven, _cost_notes, _cost_rows, _say_break_even, plot_break_even, read_cost, tell_break_even
 from .data import _colours, _figure, _png, _read, _rows, _share_bars, data_pictures, filter_counts, system_name, system_names
+from .evaluation import failure_clusters, unmatched
 from .metrics import same_step
 from .prompts import DistillError, markdown_table, markdown_text, one_line, read_jsonl, steps, write_bytes, write_text
 
@@ -48,16 +50,21 @@ def read_scores(
     for r in found: _check_row(r, path)
     return found
 
-# %% ../nbs/07_results.ipynb #599a77d0
+# %% ../nbs/07_results.ipynb #9b177c5d
 _sets = dict(same='the same seed prompt', different='a different seed prompt')
 _titles = dict(same='Table 1: test tasks from the same seed prompt', different='Table 2: test tasks from a different seed prompt')
 
-def _ordered(rows):
-    "Rows in the order of `system_names`; systems that are not in it come last"
+def _known_first(systems):
+    "Systems in the order of `system_names`; those that are not in it come last"
     known = list(system_names)
-    return sorted(rows, key=lambda r: known.index(r['system']) if r['system'] in known else len(known))
+    return sorted(systems, key=lambda s: known.index(s) if s in known else len(known))
 
-# %% ../nbs/07_results.ipynb #97b2510d
+def _ordered(rows):
+    "Rows in that order of their systems"
+    order = _known_first(dict.fromkeys(r['system'] for r in rows))
+    return sorted(rows, key=lambda r: order.index(r['system']))
+
+# %% ../nbs/07_results.ipynb #3aa8f3bc
 def _interval(o):
     "`.70 (.65 to .74)`, with three digits, of a mean and its interval"
     return f"{o['mean']:.3f} ({o['low']:.3f} to {o['high']:.3f})"
@@ -78,12 +85,15 @@ def _by_set(scores):
     "Test set -> its rows, in the order of the tables"
     return {t: found for t in _sets if (found := [r for r in scores if r['test_set'] == t])}
 
+def _seeds(run_dir):
+    "Task -> seed question of the first test set, as far as it is known"
+    rows = _rows(run_dir, 'test_same.jsonl', task=str) if (Path(run_dir)/'test_same.jsonl').exists() else []
+    return {r['task']: r['seed'] for r in rows if isinstance(r.get('seed'), str)}
+
 def _by_seed(run_dir, metric):
     "Heading and body of the table by seed question of the first test set; None for fewer than two questions, or none known"
-    folder = Path(run_dir)
-    if not all((folder/f).exists() for f in ('test_same.jsonl', 'item_scores.jsonl')): return None
-    seed_of = {r['task']: r['seed'] for r in _rows(run_dir, 'test_same.jsonl', task=str) if isinstance(r.get('seed'), str)}
-    values = {}
+    seed_of, values = _seeds(run_dir), {}
+    if not seed_of or not (Path(run_dir)/'item_scores.jsonl').exists(): return None
     for r in _rows(run_dir, 'item_scores.jsonl', system=str, task=str):
         if r.get('test_set') == 'same' and r['task'] in seed_of and isinstance(r.get(metric), (int, float)):
             values.setdefault((seed_of[r['task']], r['system']), []).append(r[metric])
@@ -126,24 +136,32 @@ def more_tables(
     found = _by_set(read_scores(run_dir))
     return '\n\n'.join(f'**Further metrics, test tasks from {_sets[t]}**\n\n{_escaped_table(*_more_table(v))}' for t, v in found.items())
 
-# %% ../nbs/07_results.ipynb #25375e18
+# %% ../nbs/07_results.ipynb #89aecdf5
 _needed = ('one_shot', 'nearest', 'echo') # without these comparisons there is no verdict
 
 def _relation(d): return 'better than' if d['low'] > 0 else 'worse than' if d['high'] < 0 else 'not distinguishable from'
 
-def _worked(row):
-    "Whether the distilled student beats everything that it has to beat on a test set"
-    return all(_relation(d) == 'better than' for s, d in row['against'].items() if s != 'teacher')
+def _obstacles(row, relation):
+    "The systems, without the teacher, to which the distilled student has a relation on a test set"
+    return [s for s, d in row['against'].items() if s != 'teacher' and _relation(d) == relation]
+
+def _judgement(row):
+    "What the comparisons say about a test set, and why"
+    for relation, said in (('worse than', 'did not work'), ('not distinguishable from', 'is not shown to work')):
+        if found := _obstacles(row, relation): return said, f' (the student is {relation} {" and ".join(f"the {system_name(s)}" for s in found)})'
+    return 'worked', ''
 
 def _headline(student):
     "One sentence about success, from the distilled student's rows by test set"
     if not student: return 'No verdict: the run has no answers of the distilled student.'
     lacking = [s for s in _needed if any(s not in r.get('against', {}) for r in student.values())]
     if lacking: return f'No verdict: the distilled student was not compared with a baseline that it has to beat: {system_name(lacking[0])}.'
-    good, bad = ([_sets[t] for t, r in student.items() if _worked(r) == o] for o in (True, False))
-    if not bad: return f'The distillation worked on test tasks from {" and from ".join(good)}.'
-    rest = f'; it worked on those from {good[0]}' if good else ''
-    return f'The distillation did not work on test tasks from {" or from ".join(bad)}{rest}.'
+    found = {}
+    for t, r in student.items():
+        said, why = _judgement(r)
+        found.setdefault(said, []).append(_sets[t] + why)
+    parts = [f'{k} on test tasks from {" and from ".join(found[k])}' for k in ('did not work', 'is not shown to work', 'worked') if k in found]
+    return f'The distillation {"; it ".join(parts)}.'
 
 def _comparison(system, student):
     "One line about one other system: its relation to the student, and the differences on each test set"
@@ -339,7 +357,7 @@ def _items(run_dir, system):
         raise DistillError(f"{Path(run_dir)/'item_scores.jsonl'} has no complete rows of {system!r}; run the stage `evaluate` again")
     return found
 
-# %% ../nbs/07_results.ipynb #6fdc28ed
+# %% ../nbs/07_results.ipynb #ba0d9022
 def worst(
     run_dir: str | Path,       # a run's directory with `item_scores.jsonl`
     n: int = 5,                # how many
@@ -348,15 +366,77 @@ def worst(
     "The answers with the lowest score on the main metric, and what is wrong with their steps."
     metric = _main(read_scores(run_dir)[0])
     ranked = sorted((r for r in _items(run_dir, system) if r.get(metric) is not None), key=lambda r: r[metric])
-    return [dict(test_set=r['test_set'], task=r['task'], score=r[metric], **_unmatched(r)) for r in ranked[:n]]
+    return [dict(test_set=r['test_set'], task=r['task'], score=r[metric], **unmatched(r)) for r in ranked[:n]]
 
-def _unmatched(r):
-    "The steps on both sides that found no partner"
-    same = [(i, j) for i, j, cosine in r['pairs'] if cosine >= same_step]
-    return dict(missing=[s for j, s in enumerate(steps(r['expected'])) if j not in {j for _, j in same}],
-                superfluous=[s for i, s in enumerate(steps(r['prediction'])) if i not in {i for i, _ in same}])
+# %% ../nbs/07_results.ipynb #00d11077
+def _failures(run_dir, metric):
+    "Tables and sentences about the worst answers"
+    groups = failure_clusters(run_dir)
+    if not groups: return [], ['No answer has less than the full score.']
+    body = [[g['kind'], g['n'], f'{g["score"]:.2f}', one_line(g['task'], 100)] for g in groups]
+    found = [('The worst answers of the distilled student by what is wrong', ['what is wrong', 'n', f'mean {_name(metric)}', 'a typical task'], body)]
+    if several := _failures_by_seed(run_dir, groups): found.append(several)
+    n = sum(g['n'] for g in groups)
+    return found, [f'The worst third of the answers, as far as they have less than the full score ({n}), grouped by what is wrong with them and by similar tasks.']
 
-# %% ../nbs/07_results.ipynb #4d399ea9
+def _failures_by_seed(run_dir, groups):
+    "How many of the worst answers each seed question has; None for fewer than two questions"
+    seed_of = _seeds(run_dir)
+    bad, every = Counter(), Counter(seed_of.values())
+    for g in groups:
+        for r in g['items']: bad[seed_of.get(r['task']) if r['test_set'] == 'same' else None] += 1
+    body = [[one_line(seed, 70), bad[seed], n] for seed, n in every.items()]
+    return ('The same by seed question', ['seed question', 'of the worst answers', 'of all test tasks'], body) if len(every) > 1 else None
+
+# %% ../nbs/07_results.ipynb #900c8c8e
+def _judged(run_dir):
+    "Tables and sentences about the judge; raises `DistillError` where judge.json is damaged"
+    path, found = Path(run_dir)/'judge.json', _read(run_dir, 'judge.json')
+    header = ['system', 'win rate', 'wins', 'ties', 'losses', 'first shown wins', 'orders disagree', 'n']
+    try:
+        sets = {t: {s: o[t] for s, o in found['systems'].items() if t in o} for t in _sets}
+        tables = [(f'Judged against the teacher, test tasks from {_sets[t]}', header, [_judged_row(s, v[s]) for s in _known_first(v)]) for t, v in sets.items() if v]
+        unusable = sum(o.get('unusable', 0) for v in sets.values() for o in v.values())
+        about = f'Judge: {one_line(found["judge"], 100)}. {_judge_note}' + f' Answers left out because the judge could not be understood: {unusable}.'*bool(unusable)
+    except (KeyError, TypeError, AttributeError, ValueError) as e:
+        raise DistillError(f'{path} is malformed ({type(e).__name__}: {one_line(e, 60)}); let the run be judged again') from None
+    return tables, [about]
+
+def _judged_row(system, o):
+    "A line of the table of one test set"
+    percent = lambda x: '–' if x is None else f'{x:.0%}'
+    rate = '–' if o['win_rate']['mean'] is None else _share(o['win_rate'])
+    return [system_name(system), rate, o['wins'], o['ties'], o['losses'], percent(o['first_wins']), percent(o['inconsistent']), o['n']]
+
+_judge_note = """Each answer is compared with the teacher's in both orders; where the orders disagree it counts as a tie. Win rate: wins, and half of the ties,
+with a 95% interval; 50% is as good as the teacher."""
+
+# %% ../nbs/07_results.ipynb #438b7025
+def _cost(run_dir):
+    "Tables and sentences about the cost"
+    cost = read_cost(run_dir)
+    return [('Speed, size and price of a request', *_cost_rows(cost))], [tell_break_even(BreakEven(**cost['break_even'])), *_cost_notes(cost)]
+
+def _break_even(run_dir): return BreakEven(**read_cost(run_dir)['break_even'])
+
+def _more_sections(run_dir):
+    "Title of a section -> its tables, its sentences, and the names of its figures"
+    there = lambda name: (Path(run_dir)/name).exists()
+    found = {'What goes wrong': (*_failures(run_dir, _main(read_scores(run_dir)[0])), [])}
+    if there('judge.json'): found['Judge'] = (*_judged(run_dir), [])
+    if there('cost.json'): found['Cost and speed'] = (*_cost(run_dir), ['break_even'])
+    return found
+
+def _section_text(tables, sentences, linked):
+    "Such a section in Markdown"
+    table = lambda header, body: markdown_table([*map(markdown_text, header)], [[markdown_text(c) if isinstance(c, str) else c for c in r] for r in body], _words(body))
+    return '\n\n'.join([*(f'**{markdown_text(title)}**\n\n{table(header, body)}' for title, header, body in tables), *map(markdown_text, sentences), *linked])
+
+def _words(body):
+    "The columns that hold words, which are aligned to the left: the first one, and others that are as long as a sentence"
+    return tuple(i for i in range(len(body[0]) if body else 1) if not i or any(len(str(r[i])) > 40 for r in body))
+
+# %% ../nbs/07_results.ipynb #f53dfc23
 _style = """
 :root { color-scheme: light }
 body { font: 16px/1.5 system-ui, sans-serif; color: #1b1b1b; background: #fff; margin: 0 }
@@ -365,9 +445,10 @@ h1, h2, h3 { line-height: 1.25 } h2 { margin-top: 2.5rem; border-bottom: 1px sol
 .verdict { font-size: 1.25rem; font-weight: 600; border-left: .4rem solid #0072B2; padding: .5rem 1rem; background: #f2f7fb }
 .scroll { overflow-x: auto } .scroll:focus-visible { outline: 3px solid #0072B2 }
 table { border-collapse: collapse; margin: 1rem 0; font-variant-numeric: tabular-nums }
-caption { text-align: left; font-weight: 600; padding: .3rem 0 }
+caption { text-align: left; font-weight: 600; padding: .3rem 0; position: sticky; left: 0; max-width: calc(100vw - 2rem) }
 th, td { padding: .3rem .7rem; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
-th:first-child, td:first-child { text-align: left } thead th { border-bottom: 2px solid #555 }
+thead th { border-bottom: 2px solid #555; white-space: normal; vertical-align: bottom } .words { text-align: left } td.words { white-space: normal; min-width: 16rem }
+@media (max-width: 40rem) { table { font-size: .8rem } th, td { padding: .25rem .35rem } th, td { white-space: normal } tbody th { min-width: 6.5rem } td.words { min-width: 8rem } }
 img { max-width: 100%; height: auto } figure { margin: 1.5rem 0 } figcaption { color: #444 }
 .pair { display: grid; grid-template-columns: 1fr 1fr; gap: 1rem } @media (max-width: 40rem) { .pair { grid-template-columns: 1fr } }
 .pair h4 { margin: .3rem 0 } ul.steps { list-style: none; padding: 0; margin: 0 }
@@ -388,9 +469,10 @@ def html_table(
     body: list[list[str]], # rows of cells; the first cell heads its row
 ) -> str: # HTML
     "A table with a caption, and with headers for columns and rows."
-    head = ''.join(f'<th scope="col">{_html(str(c))}</th>' for c in header)
-    cells = lambda r: f'<th scope="row">{_html(str(r[0]))}</th>' + ''.join(f'<td>{_html(str(c))}</td>' for c in r[1:])
-    rows = ''.join(f'<tr>{cells(r)}</tr>\n' for r in body)
+    words = _words(body)
+    cell = lambda tag, i, c: f'<{tag}{" class=words" if i in words else ""}>{_html(str(c))}</{tag.split()[0]}>'
+    head = ''.join(cell('th scope="col"', i, c) for i, c in enumerate(header))
+    rows = ''.join('<tr>' + ''.join(cell('td' if i else 'th scope="row"', i, c) for i, c in enumerate(r)) + '</tr>\n' for r in body)
     return (f'<div class="scroll" role="region" aria-label="{_html(caption)}" tabindex="0"><table><caption>{_html(caption)}</caption>'
             f'<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>')
 
@@ -433,7 +515,7 @@ def _facts(run_dir):
              'made with': record.get('llm_distill') and f'llm_distill {record["llm_distill"]}'}
     return {k: v for k, v in found.items() if v not in (None, '', {})}
 
-# %% ../nbs/07_results.ipynb #7a52171d
+# %% ../nbs/07_results.ipynb #bc849267
 def _picture(data, title, numbers):
     "A figure whose PNG bytes are part of the page; who does not see it is told its numbers"
     source = f'data:image/png;base64,{base64.b64encode(data).decode()}'
@@ -451,19 +533,20 @@ def _verdict_html(run_dir, scores):
     return (f'<p class="verdict">{_html(headline)}</p><p>Compared on the same items by {_html(_name(_main(scores[0])))}, the distilled student is</p><ul>'
             + ''.join(f'<li>{_html(o)}</li>' for o in lines) + f'</ul><p>{_html(leakage_note(run_dir))}</p>')
 
-def report(
-    run_dir: str | Path,    # a run's directory
-    pictures: dict = None,  # name -> PNG bytes, title and numbers in words of the figures; drawn if None
-) -> str: # a whole HTML page
-    "The report: verdict, tables, figures, examples, facts; refers to nothing outside of itself."
-    scores, pictures = read_scores(run_dir), pictures or _pictures(run_dir)
-    facts = ''.join(f'<dt>{_html(k)}</dt><dd>{_html(v)}</dd>' for k, v in _facts(run_dir).items())
+def _section_html(tables, sentences, names, pictures):
+    "One of the further sections"
+    return ''.join([*(html_table(*o) for o in tables), *(f'<p>{_html(o)}</p>' for o in sentences), *(_picture(*pictures[k]) for k in names if k in pictures)])
+
+def _page(run_dir, pictures, further):
+    "The report from what was drawn and worked out"
+    scores, facts = read_scores(run_dir), ''.join(f'<dt>{_html(k)}</dt><dd>{_html(v)}</dd>' for k, v in _facts(run_dir).items())
     drawn = lambda names: ''.join(_picture(*pictures[k]) for k in names)
     sections = {
         'Verdict': _verdict_html(run_dir, scores),
         'Scores': _score_tables(run_dir, scores) + drawn(['scores']),
         'Further metrics': ''.join(html_table(f'Means, test tasks from {_sets[t]}', *_more_table(v)) for t, v in _by_set(scores).items()),
-        'Training': drawn(k for k in _figures if k in pictures and k != 'scores'),
+        **{k: _section_html(*o, pictures) for k, o in further.items()},
+        'Training': drawn(k for k in _figures if k in pictures and k not in ('scores', 'break_even')),
         'The data': drawn(k for k in pictures if k not in _figures),
         'Examples, from worst to best': _examples(run_dir, _main(scores[0])),
         'Where this comes from': f'<dl>{facts}</dl>'}
@@ -471,17 +554,26 @@ def report(
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f'<title>Distillation report</title><style>{_style}</style></head>\n<body><main><h1>Distillation report</h1>\n{body}\n</main></body></html>\n')
 
-# %% ../nbs/07_results.ipynb #57de2ec4
+def report(
+    run_dir: str | Path, # a run's directory
+) -> str: # a whole HTML page
+    "The report: verdict, tables, figures, examples, facts; refers to nothing outside of itself."
+    return _page(run_dir, _pictures(run_dir), _more_sections(run_dir))
+
+# %% ../nbs/07_results.ipynb #710957de
 _figures = dict( # name of the file -> drawing, title, the same in words
     scores=(plot_scores, 'Scores with 95% intervals for each system and test set', _say_scores),
     losses=(plot_losses, 'Training loss for each step and validation loss for each epoch', _say_losses),
     steps=(plot_steps, 'Share of lists with each number of steps, teacher, distilled student and untuned student', _say_steps),
-    leakage=(plot_leakage, 'Score of each test task against the similarity of its closest training task', _say_leakage))
+    leakage=(plot_leakage, 'Score of each test task against the similarity of its closest training task', _say_leakage),
+    break_even=(lambda d: plot_break_even(_break_even(d)), 'Money spent in all against the number of requests, teacher and distilled student',
+                lambda d: _say_break_even(_break_even(d))))
 
 def _pictures(run_dir):
     "Name -> PNG bytes, title and numbers in words of the figures that make sense for a run"
     of_steps = _main(read_scores(run_dir)[0]).startswith(('step', 'strict'))
-    skip = ([] if of_steps else ['steps']) + ([] if _read(run_dir, 'leakage.jsonl') else ['leakage'])
+    priced = (Path(run_dir)/'cost.json').exists() and _break_even(run_dir).known
+    skip = ([] if of_steps else ['steps']) + ([] if _read(run_dir, 'leakage.jsonl') else ['leakage']) + ([] if priced else ['break_even'])
     drawn = {name: (_png(plot(run_dir)), title, say(run_dir)) for name, (plot, title, say) in _figures.items() if name not in skip}
     return drawn | data_pictures(run_dir)
 
@@ -495,12 +587,16 @@ def write_results(
     run_dir: str | Path, # a run's directory
 ) -> Path: # results.md
     "Write `results.md`, `figures/*.png` and `report.html` from the files of a run."
-    run_dir, pictures = Path(run_dir), _pictures(run_dir)
+    run_dir, pictures, further = Path(run_dir), _pictures(run_dir), _more_sections(run_dir)
     linked = {name: f'![{markdown_text(title)}: {markdown_text(numbers)}](figures/{name}.png)' for name, (_, title, numbers) in pictures.items()}
     of_data = [v for k, v in linked.items() if k not in _figures]
-    text = ['# Results', verdict(run_dir), tables(run_dir), *(v for k, v in linked.items() if k in _figures), markdown_text(leakage_note(run_dir)),
-            more_tables(run_dir), *(['**The data**', *of_data] if of_data else []), '**The worst answers of the distilled student**', _worst_lines(run_dir)]
-    page = report(run_dir, pictures)
+    text = ['# Results', verdict(run_dir), tables(run_dir), *(v for k, v in linked.items() if k in _figures and k != 'break_even'),
+            markdown_text(leakage_note(run_dir)), more_tables(run_dir)]
+    for title, (found, said, names) in further.items():
+        text += [f'## {title}', _section_text(found, said, [linked[k] for k in names if k in linked])]
+    text += [*(['## The data', *of_data] if of_data else []), '## The worst answers of the distilled student', _worst_lines(run_dir)]
+    page = _page(run_dir, pictures, further)
+    for name in _figures.keys() - pictures.keys(): (run_dir/'figures'/f'{name}.png').unlink(missing_ok=True) # of an earlier time
     for name, (data, *_) in pictures.items(): write_bytes(run_dir/'figures'/f'{name}.png', data)
     write_text(run_dir/'report.html', page)
     return write_text(run_dir/'results.md', '\n\n'.join(text) + '\n')

@@ -204,13 +204,20 @@ def _machine_time(seconds, hourly_price):
     if not hourly_price: return 0.
     return None if seconds is None else seconds*hourly_price/3600
 
-# %% ../nbs/06c_cost.ipynb #080b47b5
+# %% ../nbs/06c_cost.ipynb #9de0c200
+def _watch_others():
+    "A function that says how many CPUs other processes have kept busy since"
+    import psutil
+    own = psutil.Process()
+    own.cpu_percent(), psutil.cpu_percent()
+    return lambda: max(0., round(psutil.cpu_percent()/100*psutil.cpu_count() - own.cpu_percent()/100, 2))
+
 def _measured(name, answer, tasks):
     "Measurements of a student, and the machine"
     student = Student.load(name)
+    others = _watch_others()
     found = measure(student, lambda ts: answer(student, ts), tasks)
-    size, form = _stored(name)
-    machine = _machine(student)
+    machine, (size, form) = _machine(student) | dict(others=others()), _stored(name)
     del student
     gc.collect()
     return found | dict(disk_bytes=size, disk_form=form), machine
@@ -221,10 +228,11 @@ def _try(run_dir, record, tasks):
     seed, there = SeedPrompt.from_dict(settings['seed']), (run_dir/'student'/'config.json').exists()
     todo = dict(distilled=(str(run_dir/'student'), predict), one_shot=(settings['student'], lambda *o: one_shot(seed, *o)))
     found, lacking, machine = {}, {} if there else dict(distilled='the run has no weights in student/'), None
-    for system in todo.keys() - lacking.keys():
-        try: found[system], machine = _measured(*todo[system], tasks)
+    for system in [o for o in todo if o not in lacking]:
+        try: found[system], new = _measured(*todo[system], tasks)
         except DistillError as e: lacking[system] = str(e).replace(f'{run_dir}{os.sep}', '')
-    return {k: found[k] for k in todo if k in found}, lacking, machine
+        else: machine = new | dict(others=max(new['others'], (machine or new)['others']))
+    return found, lacking, machine
 
 def cost_run(
     run_dir: str | Path,            # a run's directory, with `run.json`, `test_same.jsonl` and the student's weights in `student/`
@@ -277,12 +285,14 @@ def _cost_row(system, m, dollars):
     waits = [_seconds(m.get('latency', {}).get(k)) for k in ('p50', 'p95')]
     return [_called(system), speed, *waits, _megabytes(m.get('disk_bytes')) + form, _megabytes(m.get('memory_bytes')), _dollars(dollars)]
 
-# %% ../nbs/06c_cost.ipynb #661e8566
+# %% ../nbs/06c_cost.ipynb #5471f88a
 def _cost_notes(cost):
     "Sentences below the table: how it was measured, what is not known, and what was paid"
     m, prices, used = cost['machine'], cost['prices'], cost['teacher']['usage'].values()
     if m: yield (f'Measured on {one_line(m["device"], 60)} with {m["cpus"]} CPUs in {one_line(m["precision"], 20)}; number of test tasks: {cost["tasks"]}. Latency with '
                  'one request at a time, tokens a second with all in one batch; memory is the weights and what the process grows by while it answers the batch.')
+    if m and m.get('others', 0) > m['cpus']/4:
+        yield f'Other processes kept {m["others"]:.1f} of the CPUs busy meanwhile: the times are longer than on an idle machine; measure again.'
     for s, why in cost['not_measured'].items(): yield f'Not measured: {_called(s)} ({one_line(why, 200)}).'
     yield 'The latency of the teacher is that of its endpoint, which a run does not record.'
     if not prices['million_tokens']: yield 'The price of the teacher is not known; give `price_in` and `price_out`, in dollars per million tokens.'

@@ -160,6 +160,17 @@ def test_cost_run_measures_both_students_and_names_no_place(run_dir, tiny):
     assert found['tasks'] == 2 and found['machine']['cpus'] >= 1 and found['dollars_per_thousand']['teacher'] > 0
     assert str(run_dir) not in (run_dir/'cost.json').read_text() and sorted(f.name for f in run_dir.iterdir()) == ['cost.json', 'run.json', 'student', 'test_same.jsonl']
 
+def test_a_busy_machine_is_told_of():
+    notes = lambda others: ' '.join(cost._cost_notes(cost.priced(measured(record()) | dict(machine=dict(cpus=2, device='cpu', precision='float32', others=others)))))
+    assert 'Other processes kept 1.4 of the CPUs busy' in notes(1.4) and 'Other processes' not in notes(.3)
+
+@pytest.mark.parametrize('all_in_use, own, others', [(75., 100., 2.), (25., 100., 0.), (25., 130., 0.)])
+def test_own_work_is_not_that_of_others(monkeypatch, all_in_use, own, others):
+    monkeypatch.setattr('psutil.cpu_percent', lambda *a: all_in_use) # of all four
+    monkeypatch.setattr('psutil.cpu_count', lambda *a: 4)
+    monkeypatch.setattr('psutil.Process.cpu_percent', lambda *a: own) # of one
+    assert cost._watch_others()() == others
+
 def test_a_run_without_weights_says_so(run_dir):
     shutil.rmtree(run_dir/'student')
     (run_dir/'student').mkdir()

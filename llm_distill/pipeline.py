@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/pipeline.html.md"""
 # %% auto #0
 __all__ = ['default_model', 'stages', 'scored', 'Run', 'settings', 'Partial', 'data_map', 'distill', 'expected']
 
-# %% ../nbs/08_pipeline.ipynb #122aa707
+# %% ../nbs/08_pipeline.ipynb #c32df775
 import hashlib, json, os, re, shutil, sys, time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -19,10 +19,12 @@ from .prompts import DistillError, SeedPrompt, home_dir, read_jsonl, student_pro
 from .teacher import Plan, Teacher, Usage, estimate_plan, estimate_tokens, recorded_teacher
 from .synthesis import embed, near_threshold, rouge_threshold, synthesis_prompt, synthesize_splits
 from .metrics import leakage
-from .labeling import check_content, check_settings, dataset_card, label, push_dataset, to_dataset, write_dataset
+from .labeling import check_content, check_settings, dataset_card, label, load_function, push_dataset, to_dataset, write_dataset
 from .student import Student, find_student
 from .finetuning import Recipe, finetune
-from .evaluation import constant, echo, nearest, one_shot, predict, rows, score_run, test_sets, zero_shot
+from .evaluation import choose_metrics, constant, echo, nearest, one_shot, predict, read_predictions, rows, score_run, test_sets, zero_shot
+from .judge import judge_run
+from .cost import cost_run
 from .results import tables, verdict, write_results
 from .data import data_figures, markdown_text
 
@@ -38,10 +40,10 @@ def _processes():
     "How many processes a launcher started"
     return int(os.environ.get('WORLD_SIZE', 1)) if 'RANK' in os.environ else 1
 
-# %% ../nbs/08_pipeline.ipynb #12a776c2
+# %% ../nbs/08_pipeline.ipynb #f97ad62d
 stages = 'synthesize', 'label', 'finetune', 'evaluate', 'results'
 _labeling = dict(check=None, samples=1, min_agreement=0., reask=2, judge=None, judge_threshold=4) # how the teacher's answers are taken
-_later = dict(questions=[], pairs={}, cap=None, near=near_threshold, rouge=rouge_threshold, labeling=_labeling) # settings that came later
+_later = dict(questions=[], pairs={}, cap=None, near=near_threshold, rouge=rouge_threshold, labeling=_labeling, metrics=[]) # settings that came later
 
 class Run:
     "A run directory; raises `DistillError` where `path` holds something else."
@@ -77,7 +79,7 @@ def _take(self: Run, settings):
         raise DistillError(f'{self.path} holds a run of another prompt ({theirs["question"][:60]!r}); give another run directory, or remove this one')
     self.record['settings'] = settings
 
-# %% ../nbs/08_pipeline.ipynb #e08e2b73
+# %% ../nbs/08_pipeline.ipynb #376253ea
 def settings(
     seed: SeedPrompt,                # the prompt to distil
     other: SeedPrompt | None = None, # a different prompt, for the second test set
@@ -93,6 +95,7 @@ def settings(
     cap: int | None = None,          # candidates at most; see `synthesize`
     near: float = near_threshold,    # cosine from which two tasks are near duplicates
     rouge: float = rouge_threshold,  # ROUGE-L from which they are
+    metrics: list[str] = (),         # the main metric and further ones, as `choose_metrics` takes them by name; by the form of the answers if empty
     **labeling,                      # arguments of `label`: check (not a function itself, but where it is), samples, min_agreement, reask, judge, judge_threshold
 ) -> dict: # JSON values
     "What is asked for, as it is recorded in `run.json`; raises `DistillError` for what makes no sense, before anything is paid for."
@@ -102,10 +105,11 @@ def settings(
     _check_questions(seed, other, questions)
     labeling = {k: labeling.get(k, v) for k, v in _labeling.items()} | dict(check=_recorded_check(labeling.get('check')))
     check_settings(**labeling)
+    choose_metrics(metrics)
     answers = _answers_of(pairs)
     return json.loads(json.dumps(dict(seed=asdict(seed), other=asdict(other) if other else None, student=student, n=n, n_test=n_test,
         recipe=asdict(recipe or Recipe()), tasks=[*answers, *tasks], ask_for_tasks=ask_for_tasks, rng_seed=rng_seed, questions=list(questions), pairs=answers,
-        cap=cap, near=near, rouge=rouge, labeling=labeling)))
+        cap=cap, near=near, rouge=rouge, labeling=labeling, metrics=list(metrics))))
 
 # %% ../nbs/08_pipeline.ipynb #5ab73aff
 def _check_questions(seed, other, questions):
@@ -358,7 +362,7 @@ def data_map(
     axes = axes*np.sign(axes[np.abs(axes).argmax(0), [0, 1]]) # an eigenvector may as well point the other way
     return [dict(task=t, split=k, x=round(float(x), 4), y=round(float(y), 4)) for (t, k), (x, y) in zip(tasks, vectors @ axes)]
 
-# %% ../nbs/08_pipeline.ipynb #8fe53590
+# %% ../nbs/08_pipeline.ipynb #47db7196
 @patch
 def finetune(self: Run):
     "Train the student on the pairs."
@@ -366,6 +370,7 @@ def finetune(self: Run):
     def work():
         shutil.rmtree(self.path/'.training', ignore_errors=True)
         self.record['stages'].pop('results', None) # the new model card waits for its tables
+        if not _rank(): (self.path/'cost.json').unlink(missing_ok=True) # it is the old student's
         with _in_turn(): student = self._load(s['student'])
         self.say(f'student: {student.source}')
         with _tensorboard(self.path/'tensorboard'):
@@ -430,7 +435,7 @@ def _load(self: Run, name):
     if getattr(self, '_loaded', ('',))[0] != name: self._loaded = name, Student.load(name)
     return self._loaded[1]
 
-# %% ../nbs/08_pipeline.ipynb #f2ab71f3
+# %% ../nbs/08_pipeline.ipynb #3bb067e3
 scored = ['scores.json', 'item_scores.jsonl', 'leakage.jsonl'] # what scoring writes
 
 @patch
@@ -443,7 +448,12 @@ def evaluate(self: Run):
     reads = ['train.jsonl', *(f'test_{k}.jsonl' for k in self.prompts)]
     for name, o in depends.items():
         self.step(f'evaluate {name}', [s['seed'], s['other'], o], reads, self._files(name), lambda: self._predict(name))
-    self.step('evaluate scores', 0, ['train.jsonl', *sum(map(self._files, depends), [])], scored, lambda: score_run(self.path) and None)
+    self.step('evaluate scores', [_content_of(m) for m in s['metrics']] or 0, ['train.jsonl', *sum(map(self._files, depends), [])], scored,
+              lambda: score_run(self.path, metrics=s['metrics'] or None) and None)
+
+def _content_of(metric):
+    "What a metric consists of: its name, and the file of one's own"
+    return [metric, hashlib.sha256(Path(metric.rpartition(':')[0]).read_bytes()).hexdigest()] if load_function(metric, 'metric') else metric
 
 @patch
 def _files(self: Run, system): return [f'predictions/{system}_{k}.jsonl' for k in self.prompts]
@@ -458,15 +468,26 @@ def _predict(self: Run, system):
         write_jsonl(self.path/file, (r for r in rows(pairs, answers) if r['prediction'] is not None))
     if system == 'teacher' and (failed := self._reject('evaluation', self._second_rejects)): return Partial(*failed)
 
-# %% ../nbs/08_pipeline.ipynb #c277f4a5
+# %% ../nbs/08_pipeline.ipynb #893fc12f
 @patch
 def results(self: Run):
     "Write tables and figures."
     predictions = [str(f.relative_to(self.path)) for f in sorted(self.path.glob('predictions/*.jsonl'))]
+    if _outdated(self.path):
+        (self.path/'judge.json').unlink()
+        self.say('results: the answers are others than those that were judged, so the judge is left out; give `llm-distill judge` again')
+    more = [f for f in ('judge.json', 'cost.json') if (self.path/f).exists()]
     def work():
         write_results(self.path)
         write_text(self.path/'student'/'README.md', self.card())
-    self.step('results', 0, [*scored, 'losses.jsonl', 'train.jsonl', 'tasks.jsonl', 'rejects.jsonl', *predictions], ['results.md', 'report.html'], work)
+    self.step('results', 0, [*scored, 'losses.jsonl', 'train.jsonl', 'tasks.jsonl', 'rejects.jsonl', *predictions, *more], ['results.md', 'report.html'], work)
+
+def _outdated(run_dir):
+    "Whether a judge saw other answers than those that are there"
+    if not (run_dir/'judge.json').exists(): return False
+    now = {(t, s, r['task'], r['prediction'], r['expected']) for (t, s), v in read_predictions(run_dir).items() for r in v}
+    judged = read_jsonl(run_dir/'judge.jsonl') if (run_dir/'judge.jsonl').exists() else []
+    return not {tuple(r.get(k) for k in ('test_set', 'system', 'task', 'prediction', 'expected')) for r in judged} <= now
 
 def _name_of(student):
     "What strangers are told about a student: no folders of this machine"
@@ -485,6 +506,27 @@ def card(self: Run,
              f'Recipe: `{json.dumps(s["recipe"])}`', '']
     if scores: parts += ['## How close it comes to the teacher', '', verdict(self.path), '', tables(self.path)]
     return '\n'.join(parts).rstrip() + '\n'
+
+# %% ../nbs/08_pipeline.ipynb #a1b3f30a
+@patch
+def judge(self: Run,
+    teacher: Teacher,  # the judge; if possible of another family than the run's teacher
+    **kwargs,          # further arguments of `judge_run`: systems, n, template
+):
+    "Let a model compare answers with the teacher's, and renew the results; raises `DistillError` where the run is not evaluated yet."
+    with self._at_work():
+        judge_run(self.path, teacher, **kwargs)
+        self.say(f'judge: done; {teacher.usage.get("evaluation", Usage())}')
+        self.results()
+
+@patch
+def cost(self: Run,
+    **kwargs, # further arguments of `cost_run`: hourly_price, price_in, price_out, n
+):
+    "Measure speed, memory and price, and renew the results; raises `DistillError` where there is nothing to measure."
+    with self._at_work():
+        cost_run(self.path, **kwargs)
+        self.results()
 
 # %% ../nbs/08_pipeline.ipynb #455907a4
 @patch
@@ -517,7 +559,7 @@ def _question(self: Run, question):
     if not question: raise DistillError('the question is empty; give one line of text')
     return question
 
-# %% ../nbs/08_pipeline.ipynb #6caf01f6
+# %% ../nbs/08_pipeline.ipynb #d5a3cd5e
 @contextmanager
 def _alone(path):
     "Hold the run directory, so that two processes do not write into it; of several that a launcher started, the first one holds it"
@@ -531,6 +573,15 @@ def _alone(path):
     finally: lock.release()
 
 @patch
+@contextmanager
+def _at_work(self: Run, names=()):
+    "Hold the directory for some stages or for something else, with its record as it is now that nobody else writes it"
+    _check_shared(self.path, names)
+    with _alone(self.path):
+        self.record = _read_record(self.path, must_exist=False) | dict(settings=self.record['settings'])
+        yield
+
+@patch
 def _find(self: Run):
     "Raise `DistillError` where the student cannot be loaded later"
     with _in_turn(): find_student(self.record['settings']['student'])
@@ -542,9 +593,7 @@ def go(self: Run,
     like: list[Run] = (),              # runs whose data and predictions are taken over as far as they are the same
 ) -> Run:
     "Do the stages that are not done yet, alone in the directory."
-    if _processes() > 1: _check_shared(self.path, names)
-    with _alone(self.path):
-        self.record = _read_record(self.path, must_exist=False) | dict(settings=self.record['settings']) # as it is now that nobody else writes it
+    with self._at_work(names):
         for o in like: self._take_over(o)
         self.teacher, self._teacher_before, self._used_before = teacher, teacher.usage if teacher else {}, dict(self.record['usage'])
         if teacher: self.record['settings']['teacher'] = teacher.describe()
@@ -580,10 +629,10 @@ def _take_over(self: Run, other):
         for f in files: write_bytes(self.path/f, (other.path/f).read_bytes())
         mine['stages'][step], mine['notes'], mine['usage'] = done, dict(theirs['notes']), dict(theirs['usage']) # what the data took, whoever asked
 
-# %% ../nbs/08_pipeline.ipynb #d55d1e9f
+# %% ../nbs/08_pipeline.ipynb #86929034
 def _check_shared(path, names):
     "Raise `DistillError` where several processes were started for more than the training"
-    if tuple(names) != ('finetune',):
+    if _processes() > 1 and tuple(names) != ('finetune',):
         raise DistillError(f'{_processes()} processes were started, and they can only share the stage `finetune`: do the stages before it in one process, '
                            f'as with `llm-distill run PROMPT.toml --until label`, then `torchrun --nproc-per-node {_processes()} -m llm_distill finetune {path}`, '
                            'then give the first command without --until')

@@ -70,7 +70,7 @@ def test_an_unknown_student_is_named_before_anything_is_paid(tmp_path):
         assert not server.log
 
 
-@pytest.mark.parametrize('name', ['', 'quickstart', 'run', 'plan', 'cache', 'show', 'push', 'complete', 'compare', 'synthesize', 'label', 'finetune', 'evaluate', 'results'])
+@pytest.mark.parametrize('name', ['', 'quickstart', 'run', 'plan', 'cache', 'show', 'push', 'complete', 'compare', 'judge', 'cost', 'synthesize', 'label', 'finetune', 'evaluate', 'results'])
 def test_help(name):
     done = run(*([name] if name else []), '--help')
     assert done.returncode == 0 and 'usage: llm-distill' in done.stdout
@@ -259,6 +259,54 @@ def test_plan_knows_several_students(tmp_path):
     def asked(*more): return run('plan', prompt, '--base-url', 'http://127.0.0.1:9/v1', '--price-in', 1, '--price-out', 4, *more).stdout.splitlines()
     one, four = asked(), asked('--student', 'smollm2', '--student', 'gemma', '--repeats', 2)
     assert one[:-1] == four[:-1] and 'once for all 4 runs' in four[-1] and 'runs' not in one[-1]
+
+
+# Further looks at a finished run
+
+def main(capsys, *args):
+    "The command in this process: its exit code and what it printed"
+    from llm_distill.cli import main
+    code = main([*map(str, args)])
+    return code, ''.join(capsys.readouterr())
+
+
+def test_metric_judge_and_cost_renew_the_results(tiny, tmp_path, capsys, monkeypatch):
+    from test_judge import Judge, say
+    path, here = tmp_path/'run', tmp_path/'mine.py'
+    here.write_text('def short(predicted, expected): return 1/(1 + len(predicted))\n')
+    monkeypatch.chdir(tmp_path)
+    def report(): return (path/'results.md').read_text() + (path/'report.html').read_text()
+    def go(*more): return main(capsys, 'run', prompt, '--teacher', 'recorded', '--student', tiny, '--n', 20, '--n-test', 3, '--epochs', 1, '--run-dir', path, *more)
+    assert go()[0] == 0
+    assert go('--metric', 'rouge_l')[0] == 0 and {r['main'] for r in json.loads((path/'scores.json').read_text())} == {'rouge_l'} and 'ROUGE-L' in report()
+    code, text = main(capsys, 'evaluate', path, '--metric', 'mine.py:short', '--metric', 'token_f1')
+    assert code == 0 and 'distilled: nothing to do' in text and 'scores: done' in text
+    assert main(capsys, 'results', path)[0] == 0 and 'short</th>' in report()
+    here.write_text('def short(predicted, expected): return 0\n')
+    assert 'scores: done' in main(capsys, 'evaluate', path)[1] and 'scores: nothing to do' in main(capsys, 'evaluate', path)[1]
+    before = json.loads((path/'run.json').read_text())
+    with Judge(lambda *_: say('A')) as server:
+        code, text = main(capsys, 'judge', path, '--base-url', server.url, '--teacher', 'a-judge', '--n', 2, '--cache', tmp_path/'c.sqlite')
+    assert code == 0 and 'Judge: a-judge' in report() and 'a-judge' not in json.dumps(after := json.loads((path/'run.json').read_text()))
+    assert len(server.chats) == 8 and after['usage'] == before['usage'], text
+    assert main(capsys, 'cost', path, '--price-in', 2, '--price-out', 8, '--n', 2)[0] == 0 and 'Cost and speed' in report() and 'Judge: a-judge' in report()
+    rows = read_jsonl(path/'predictions'/'distilled_same.jsonl')
+    (path/'predictions'/'distilled_same.jsonl').write_text(''.join(json.dumps(r | dict(prediction='Other.')) + '\n' for r in rows))
+    code, text = main(capsys, 'results', path)
+    assert code == 0 and 'the answers are others' in text and 'a-judge' not in report() and 'Cost and speed' in report()
+
+
+@pytest.mark.parametrize('args,says', [
+    (['judge', 'nowhere', '--teacher', 'recorded'], 'nowhere is not a run directory'),
+    (['cost', 'nowhere'], 'nowhere is not a run directory'),
+    (['run', prompt, '--teacher', 'recorded', '--metric', 'beauty'], "'beauty' is no metric"),
+    (['run', prompt, '--teacher', 'recorded', '--metric', 'gone.py:f'], 'gone.py'),
+    (['cost', 'nowhere', '--hourly-price', '-1'], "'-1'"),
+])
+def test_a_mistake_with_a_further_look_ends_in_one_line(args, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    code, text = main(capsys, *args)
+    assert code == 2 and says in text and text.count('\n') == 1 and not list(tmp_path.iterdir())
 
 
 # Several processes, as torchrun starts them

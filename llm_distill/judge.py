@@ -47,11 +47,15 @@ def pair_prompt(
     values = dict(instruction=seed.instruction, task=task, a=a, b=b)
     return re.sub(r'\{(instruction|task|a|b)\}', lambda m: values[m[1]], template)
 
-# %% ../nbs/06b_judge.ipynb #9e8e6710
+# %% ../nbs/06b_judge.ipynb #9e4e1a53
 _verdicts = dict(a='A', b='B', tie='tie', c='tie', equal='tie', both='tie', neither='tie', draw='tie')
 _word = r'(A|B|C|[Tt]ie|TIE)'
-_said = re.compile(rf'\[\[\s*{_word}\s*\]\]|\b(?i:verdict|winner|choice|better answer)\b\W{{0,6}}(?:(?i:is|goes to)\W+)?(?:(?i:answer|option|assistant|a)\W+)?{_word}\b(?!\')'
-                   rf'|(?<!not )(?<!think )\b(?i:answer|option|assistant)?\W*\b(A|B) (?:is (?:clearly |slightly |much )?better|wins)\b|\b(?i:it)(?:\'s| is) a (tie)\b')
+_said = re.compile('|'.join((
+    rf'\[\[\s*{_word}\s*\]\]',
+    rf'\b(?i:verdict|winner|choice|better answer)\b\W{{0,6}}(?:(?i:is|goes to)\W+)?(?:(?i:answer|option|assistant|a)\W+)?{_word}\b(?!\')',
+    r'(?:^|[.!?:;,\n])\W*(?i:answer |option |assistant )?(A|B) (?:is (?:clearly |slightly |much )?better|wins)\b',
+    r'\b(?i:it)(?:\'s| is) a (tie)\b')))
+_lone = re.compile(r'\W*(?:answer|option|assistant)?\W*(\w+)\W*', re.I)
 
 def parse_verdict(
     text: str, # the judge's reply, in whatever form
@@ -59,8 +63,8 @@ def parse_verdict(
     "The verdict in a judgement."
     found = [v for m in re.finditer(r'\{', text) if (v := _in_json(text, m.start()))]
     if found: return found[-1]
-    lone = re.fullmatch(r'\W*(?:answer|option|assistant)?\W*(\w+)\W*', text[:60].strip(), re.I)
-    said = {_verdicts[next(filter(None, m.groups())).lower()] for m in _said.finditer(text)} or {_verdicts.get(lone[1].lower()) if lone and len(text) < 60 else None}
+    said = {_verdicts[next(filter(None, m.groups())).lower()] for m in _said.finditer(text)}
+    if not said and (m := _lone.fullmatch(text[:60])): return _verdicts.get(m[1].lower())
     return said.pop() if len(said) == 1 else None
 
 def _in_json(text, start):
@@ -70,12 +74,13 @@ def _in_json(text, start):
     verdict = value.get('verdict')
     return _verdicts.get(re.sub(r'^answer\W*', '', verdict.strip().lower()).strip('[]. ')) if isinstance(verdict, str) else None
 
-# %% ../nbs/06b_judge.ipynb #f970ad56
+# %% ../nbs/06b_judge.ipynb #e5d1b9a5
 def _unread(prompt, reply):
     "What to send where a reply could not be read"
     if reply.kind == 'failed': return prompt
     said = (reply.text or reply.part or '').strip() or '(no usable reply)'
-    again = 'That holds no verdict. Reply only with a JSON object, with one sentence as the reason: {"reason": "...", "verdict": "A"}, where the verdict is "A", "B" or "tie".'
+    again = ('That holds no verdict. Reply only with a JSON object, with one sentence as the reason and "A", "B" or "tie" as the verdict: '
+             '{"reason": "...", "verdict": "tie"}')
     return [dict(role='user', content=prompt), dict(role='assistant', content=said), dict(role='user', content=again)]
 
 def _verdict(reply): return parse_verdict(reply.text) if reply.kind == 'ok' else None
@@ -91,7 +96,7 @@ def judge_pairs(
     for i, reply in zip(open, ask([_unread(prompts[i], replies[i]) for i in open], ', asked again') if open else ()): replies[i] = reply
     return [(_verdict(r), r.text or r.part or r.reason) for r in replies]
 
-# %% ../nbs/06b_judge.ipynb #43ddd6a3
+# %% ../nbs/06b_judge.ipynb #eb0ee323
 def _outcome(first, second):
     "What became of an item, from its verdicts: `first` with the system's answer as A, `second` with it as B"
     if not first or not second: return 'unusable'
@@ -103,7 +108,7 @@ _points = dict(win=1., tie=.5, inconsistent=.5, loss=0.)
 
 def summarize_judgements(
     rows: list[dict], # rows of `judge.jsonl`, of one system and test set
-) -> dict: # `n`, `wins`, `ties`, `losses`, `win_rate` with its interval, `first_wins`, `inconsistent`, `unusable`; None where nothing is left to divide by
+) -> dict: # `n`, `wins`, `ties`, `losses`, `win_rate` with its interval, `first_wins`, `inconsistent`, `unusable`; shares of nothing are None
     "Counts and shares of judged items."
     known = [r['outcome'] for r in rows if r['outcome'] != 'unusable']
     decided = [v for r in rows if r['outcome'] != 'unusable' for v in r['verdicts'] if v != 'tie']
@@ -113,14 +118,15 @@ def summarize_judgements(
                 first_wins=round(decided.count('A')/len(decided), 4) if decided else None,
                 inconsistent=round(known.count('inconsistent')/len(known), 4) if known else None, unusable=len(rows) - len(known))
 
-# %% ../nbs/06b_judge.ipynb #c32a4dc1
+# %% ../nbs/06b_judge.ipynb #aeb0f36e
 def _seeds(run_dir):
     "Test set -> seed prompt"
     file = Path(run_dir)/'run.json'
     try:
         settings = json.loads(file.read_text(encoding='utf-8'))['settings']
         return {t: SeedPrompt.from_dict(settings.get(k) or settings['seed']) for t, k in (('same', 'seed'), ('different', 'other'))}
-    except (OSError, ValueError, KeyError, TypeError) as e: raise DistillError(f'{file} does not tell the prompt of the run ({one_line(e, 200)}); give the directory of a run') from None
+    except (OSError, ValueError, KeyError, TypeError) as e:
+        raise DistillError(f'{file} does not tell the prompt of the run ({one_line(e, 200)}); give the directory of a run') from None
 
 def _items(run_dir, systems, n):
     "Rows with task, system, test set and both answers: the first `n` of each test set"
@@ -131,11 +137,11 @@ def _items(run_dir, systems, n):
     return [dict(test_set=t, system=s, **r) for (t, s), rows in found.items() if s in systems for r in rows[:n]], seeds
 
 def judge_run(
-    run_dir: str | Path,                               # a run's directory with `run.json` and `predictions/`
-    teacher,                                           # the `Teacher` that judges, if possible of another family than the one whose answers are judged
+    run_dir: str | Path,           # a run's directory with `run.json` and `predictions/`
+    teacher,                       # the `Teacher` that judges; better not the model that wrote the expected answers
     systems: tuple[str, ...] = ('distilled', 'one_shot'), # whose answers are compared with the expected ones
-    n: int | None = None,                              # items of each test set, from its beginning; all if None
-    template: str = pair_template,                     # as for `pair_prompt`
+    n: int | None = None,          # items of each test set, from its beginning; all if None
+    template: str = pair_template, # as for `pair_prompt`
 ) -> dict: # what `judge.json` holds: `systems` (name -> test set -> counts and shares) and `judge` (the model)
     "Compare the saved answers of systems with the teacher's; raises `DistillError` where there is nothing to compare."
     if n is not None and n < 1: raise DistillError(f'{n} items were asked for; judge 1 or more')

@@ -252,19 +252,19 @@ def cost_run(
     write_json(Path(run_dir)/'cost.json', cost)
     return cost
 
-# %% ../nbs/06c_cost.ipynb #851e18ce
+# %% ../nbs/06c_cost.ipynb #10c9d48d
 def read_cost(
     run_dir: str | Path, # a run's directory with `cost.json`
 ) -> dict: # as `cost_run` returns it
     "What was measured of a run; raises `DistillError` where the file is missing or malformed."
     path = Path(run_dir)/'cost.json'
-    if not path.exists(): raise DistillError(f'{path} is missing; measure the run with `cost_run` first')
+    if not path.exists(): raise DistillError(f'{path} is missing; measure the run with `llm-distill cost {run_dir}` first')
     try:
         cost = _read(run_dir, path.name)
         tell_break_even(BreakEven(**cost['break_even']))
         _cost_rows(cost), _cost_notes(cost)
     except (DistillError, KeyError, TypeError, AttributeError, ValueError) as e:
-        raise DistillError(f'{path} is malformed ({type(e).__name__}: {one_line(e, 60)}); measure the run with `cost_run` again') from None
+        raise DistillError(f'{path} is malformed ({type(e).__name__}: {one_line(e, 60)}); measure the run with `llm-distill cost {run_dir}` again') from None
     return cost
 
 def _seconds(o): return '–' if o is None else f'{1000*o:.0f} ms' if o < 1 else f'{o:.1f} s'

@@ -195,11 +195,11 @@ def score(
     return dict(test_set=test_set, system=system, n=len(predictions), main=next(iter(items)),
                 **{k: _summary(o) for k, o in zip(items, found)})
 
-# %% ../nbs/06_evaluation.ipynb #b2e917b7
+# %% ../nbs/06_evaluation.ipynb #fe15a894
 _taken = 'test_set', 'system', 'n', 'main', 'against', 'gap_closed', 'task', 'expected', 'prediction', 'pairs' # names in the rows of scores
 
 def choose_metrics(
-    chosen,              # names, functions and `FILE.py:FUNCTION`, the main one first; or a dict of name -> function of lists, as from `metrics_for`
+    chosen,              # names, functions and `FILE.py:FUNCTION`, the main one first; or a dict like that of `metrics_for`; None for none
     kind: str = 'steps', # form of the expected answers: `json`, `steps` or `text`
 ) -> dict: # name -> function of predicted, expected and encode; the first is the main metric
     "The chosen metrics, and then those that suit the form; raises `DistillError` for what is no metric."
@@ -213,7 +213,8 @@ def _metric(spec, kind):
     if spec in (*known, *known.values()): return next(o for o in known.items() if spec in o)
     if not (value := spec if callable(spec) else load_function(str(spec), 'metric')):
         raise DistillError(f'{spec!r} is no metric; give FILE.py:FUNCTION or one of {", ".join(known)}')
-    if (name := getattr(value, '__name__', 'own_metric')) in (*known, *_taken): raise DistillError(f'a metric of your own cannot be called {name!r}; rename it')
+    if (name := getattr(value, '__name__', 'own_metric')) in (*known, *_taken):
+        raise DistillError(f'a metric of your own cannot be called {name!r}; rename it')
     return name, own(value)
 
 # %% ../nbs/06_evaluation.ipynb #98fbe1b2
@@ -299,7 +300,7 @@ def unmatched(
     return dict(missing=[s for j, s in enumerate(steps(row['expected'])) if j not in {j for _, j in same}],
                 superfluous=[s for i, s in enumerate(steps(row['prediction'])) if i not in {i for i, _ in same}])
 
-# %% ../nbs/06_evaluation.ipynb #08e951d6
+# %% ../nbs/06_evaluation.ipynb #4e28bc19
 def _steps_failure(row):
     said, missing, more = steps(row['prediction'].lower()), *map(len, unmatched(row).values())
     if 2*len(set(said)) <= len(said) > 1: return 'the same steps again and again'
@@ -310,7 +311,7 @@ def _steps_failure(row):
 def _fields_failure(row):
     predicted, expected = fields(row['prediction']), fields(row['expected'])
     wrong = [k for k in expected | predicted if k not in predicted or k not in expected or predicted[k] != expected[k]]
-    return f'another value of {", ".join(wrong[:3])}' if wrong else 'other words'
+    return 'other words' if not wrong else f'another value of {wrong[0]}' if len(wrong) == 1 else 'other values of several fields'
 
 def _text_failure(row):
     ratio = row.get('length_ratio') or 1.
@@ -337,16 +338,17 @@ def _groups(vectors):
     labels = fcluster(linkage(vectors, 'ward'), k, 'maxclust') if k > 1 else np.ones(len(vectors))
     return [np.flatnonzero(labels == o) for o in np.unique(labels)]
 
-# %% ../nbs/06_evaluation.ipynb #893b92ce
+# %% ../nbs/06_evaluation.ipynb #93628011
 def failure_clusters(
     run_dir: str | Path,       # a run's directory with `scores.json` and `item_scores.jsonl`
     system: str = 'distilled', # whose answers
     share: float = 1/3,        # of the answers that count as the worst, by the main metric; at most 1,000, and none of a full score
     encode=None,               # texts -> rows of unit length; all-MiniLM-L6-v2, with embeddings kept on disk, if None
-) -> list[dict]: # rows with `kind`, `n`, `score` (their mean), `task` (the most typical) and `items` (rows of `item_scores.jsonl`, the worst first); the largest first
+) -> list[dict]: # `kind`, `n`, mean `score`, most typical `task`, and `items` (rows of `item_scores.jsonl`, the worst first); the largest first
     "The worst answers of a system, grouped by what went wrong and by similar tasks; raises `DistillError` where there are no scores."
     rows, metric = _scored(run_dir, system)
-    ranked = sorted((r for r in rows if r.get(metric) is not None and r[metric] < 1), key=lambda r: r[metric])[:min(1000, ceil(share*len(rows)))]
+    ranked = sorted((r for r in rows if r.get(metric) is not None and r[metric] < 1), key=lambda r: r[metric])
+    ranked = ranked[:min(1000, ceil(share*len(rows)))]
     of_form = dict(steps=_steps_failure, json=_fields_failure, text=_text_failure)[form([r['expected'] for r in rows])]
     encode, kinds = encode or _kept_on_disk(), {}
     for r, strange in zip(ranked, _strange(ranked, rows, encode)): kinds.setdefault(_failure(r, strange, of_form), []).append(r)
@@ -356,10 +358,13 @@ def failure_clusters(
 def _scored(run_dir, system):
     "The scored answers of a system, and the name of the main metric"
     files = [Path(run_dir)/f for f in ('scores.json', 'item_scores.jsonl')]
-    try: scores, rows = json.loads(files[0].read_text(encoding='utf-8')), [r for r in read_jsonl(files[1]) if r['system'] == system]
-    except (OSError, ValueError, KeyError) as e: raise DistillError(f'{run_dir} has no scores that can be read ({one_line(e, 200)}); run the stage `evaluate`') from None
+    try:
+        scores, rows = json.loads(files[0].read_text(encoding='utf-8')), [r for r in read_jsonl(files[1]) if r['system'] == system]
+        metric = scores[0].get('main', 'step_f1')
+    except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as e:
+        raise DistillError(f'{run_dir} has no scores that can be read ({one_line(e, 200)}); run the stage `evaluate`') from None
     if not rows: raise DistillError(f'{files[1]} has no answers of {system!r}; run the stage `evaluate` first')
-    return rows, scores[0]['main']
+    return rows, metric
 
 def _cluster(kind, items, metric, encode):
     "A row of `failure_clusters`"

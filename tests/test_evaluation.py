@@ -365,8 +365,8 @@ def test_a_perfect_student_has_no_failures(tmp_path, recorded, encode):
     with pytest.raises(DistillError, match="no answers of 'other'"): ev.failure_clusters(tmp_path, 'other')
 
 def test_kinds_of_failure_of_objects_and_texts(tmp_path):
-    kinds = failed(tmp_path/'1', ['{"a": 1, "b": 2}']*4, ['{"a": 1, "b": 3}', '{"b": 2, "a": null}', '{"a": 1}', '{"b": 2, "a": 1}'], spelled)
-    assert kinds == {0: 'another value of b', 1: 'another value of a', 2: 'wrong form'}
+    kinds = failed(tmp_path/'1', ['{"a": 1, "b": 2}']*5, ['{"a": 1, "b": 3}', '{"b": 2, "a": null}', '{"a": 1}', '{"b": 2, "a": 1}', '{"a": 2, "b": 1}'], spelled)
+    assert kinds == {0: 'another value of b', 1: 'another value of a', 2: 'wrong form', 4: 'other values of several fields'}
     kinds = failed(tmp_path/'2', ['It rained all of the day. So we stayed.']*3, ['It did.', 'We went out. It was dry all of the day.', 'x '*60], spelled)
     assert kinds == {0: 'too short', 1: 'other words', 2: 'too long'}
 

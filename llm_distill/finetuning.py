@@ -199,7 +199,7 @@ def _parts(batch, tokens_at_once):
         width = int((batch['labels'][at:at+n] != -100).any(0).nonzero().max()) + 1
         yield {k: v[at:at+n, :width] for k,v in batch.items()}
 
-# %% ../nbs/05_finetuning.ipynb #7b7ddb18
+# %% ../nbs/05_finetuning.ipynb #ce14ddc5
 @contextlib.contextmanager
 def _keep_memory():
     "Let glibc keep the memory that is freed for the next use, where this is glibc"
@@ -207,10 +207,10 @@ def _keep_memory():
     except OSError: libc = None
     if not hasattr(libc, 'mallopt'): yield; return
     trim_threshold, mmap_threshold = -1, -3 # of malloc.h
-    libc.mallopt(mmap_threshold, 2**30), libc.mallopt(trim_threshold, 2**31 - 1)
+    libc.mallopt(mmap_threshold, 2**25), libc.mallopt(trim_threshold, 2**31 - 1)
     try: yield
     finally:
-        libc.mallopt(mmap_threshold, 2**25), libc.mallopt(trim_threshold, 2**26) # where its own adjustment would end
+        libc.mallopt(trim_threshold, 2**26) # where its own adjustment would end, as that of the other does at 2**25
         libc.malloc_trim(0)
 
 # %% ../nbs/05_finetuning.ipynb #768b4d9e
@@ -305,7 +305,7 @@ def _add_adapters(model, recipe):
         torch.manual_seed(recipe.seed)
         return get_peft_model(model, config)
 
-# %% ../nbs/05_finetuning.ipynb #bd8cd530
+# %% ../nbs/05_finetuning.ipynb #61abb2cc
 def _check_four_bit():
     "Raise `DistillError` where weights cannot be held in 4 bits"
     import torch
@@ -328,9 +328,9 @@ def _four_bit(model):
     model.is_loaded_in_4bit = True # what peft asks
     return model
 
-def _to_train(model, recipe):
-    "The copy of a model that a recipe trains"
-    model = copy.deepcopy(model)
+def _to_train(model, recipe, in_place=False):
+    "What a recipe trains: the model itself or a copy"
+    if not in_place or recipe.four_bit: model = copy.deepcopy(model) # adapters of 4-bit weights are merged into the whole ones
     if recipe.four_bit: model = _four_bit(model)
     if recipe.frozen_layers: _freeze(model, recipe.frozen_layers)
     return _add_adapters(model, recipe) if recipe.lora_rank else model
@@ -507,12 +507,13 @@ def _group_limits(root='/sys/fs/cgroup', own='/proc/self/cgroup'):
                 cache = re.search(r'^inactive_file (\d+)', (folder/'memory.stat').read_text(), re.M) # given back when memory is short
                 yield int((folder/limit).read_text()) - int((folder/used).read_text()) + int(cache[1] if cache else 0)
 
-# %% ../nbs/05_finetuning.ipynb #64e63c92
-def _check_memory(student, rows, recipe, args):
+# %% ../nbs/05_finetuning.ipynb #b11c4d83
+def _check_memory(student, rows, recipe, args, in_place=False):
     "Raise `DistillError` where memory is too small, with what would fit"
     try: need = _estimate(student, rows, recipe, args.world_size)
     except DistillError: raise
     except Exception: return # layers whose course depends on values cannot be run without
+    if in_place: need = replace(need, weights=0)
     free = available_memory(args.device)
     if need.total <= free: return
     fits = [f'{words} ({_size(m.total)})' for words,m in _smaller(student, rows, recipe, args, need) if m.total <= free]
@@ -770,9 +771,9 @@ def _start_or_resume(work_dir, key):
         write_json(note, dict(inputs=key))
     return next((str(o) for o in reversed(_checkpoints(work_dir))), None)
 
-# %% ../nbs/05_finetuning.ipynb #aa24ea81
+# %% ../nbs/05_finetuning.ipynb #8d491f86
 def finetune(
-    student: Student,               # where to start; stays as it is
+    student: Student,               # where to start; stays as it is unless `in_place`
     pairs,                          # dicts or a `datasets.Dataset` with `task` and `completion`
     recipe: Recipe = Recipe(),      # how
     work_dir: str | Path = 'work',  # checkpoints and losses.jsonl; the same call on the same folder goes on where it stopped
@@ -780,6 +781,7 @@ def finetune(
     report_to: str = 'none',        # trackers of transformers, e.g. 'tensorboard,trackio'; tensorboard writes to runs/ in `work_dir`
     check_memory: bool = True,      # stop before the start where the estimate is more than what is free
     after_epoch=lambda student, epoch: None, # called with the student as it is after each epoch, for looks at it on the way
+    in_place: bool = False,         # train `student` itself, which saves the memory of a copy
 ) -> Student: # a new student
     "Teach the student the completions; raises `DistillError` where a pair is too long, memory too small or the loss goes wrong."
     work_dir, trackers = Path(work_dir), _trackers(report_to)
@@ -790,16 +792,16 @@ def finetune(
     train, validation = split_validation(rows, recipe.validation_share)
     if not train: raise DistillError(f'{len(rows)} pairs are too few to learn from; give at least one')
     args = _arguments(student, len(train), bool(validation), recipe, work_dir, trackers)
-    if check_memory: _check_memory(student, train, recipe, args)
+    if check_memory: _check_memory(student, train, recipe, args, in_place)
     work_dir.mkdir(parents=True, exist_ok=True)
     with args.main_process_first(local=False): checkpoint = _start_or_resume(work_dir, _fingerprint(student, rows, recipe))
-    with quiet(): return _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch)
+    with quiet(): return _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch, in_place)
 
-# %% ../nbs/05_finetuning.ipynb #baf8b245
-def _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch):
+# %% ../nbs/05_finetuning.ipynb #ef30709f
+def _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch, in_place):
     "Train from a checkpoint to the end, and give the student that is kept"
     from transformers import TrainerState
-    work_dir, trained = Path(args.output_dir), _to_train(student.model, recipe)
+    work_dir, trained = Path(args.output_dir), _to_train(student.model, recipe, in_place)
     new = Student(_plain(trained, recipe), student.tokenizer, student.name, student.source)
     trainer = _make_trainer(trained, new, train, validation, recipe, args)
     if checkpoint: trainer.state = TrainerState.load_from_json(f'{checkpoint}/trainer_state.json')

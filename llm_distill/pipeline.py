@@ -362,7 +362,7 @@ def data_map(
     axes = axes*np.sign(axes[np.abs(axes).argmax(0), [0, 1]]) # an eigenvector may as well point the other way
     return [dict(task=t, split=k, x=round(float(x), 4), y=round(float(y), 4)) for (t, k), (x, y) in zip(tasks, vectors @ axes)]
 
-# %% ../nbs/08_pipeline.ipynb #47db7196
+# %% ../nbs/08_pipeline.ipynb #8629f9cd
 @patch
 def finetune(self: Run):
     "Train the student on the pairs."
@@ -371,10 +371,10 @@ def finetune(self: Run):
         shutil.rmtree(self.path/'.training', ignore_errors=True)
         self.record['stages'].pop('results', None) # the new model card waits for its tables
         if not _rank(): (self.path/'cost.json').unlink(missing_ok=True) # it is the old student's
-        with _in_turn(): student = self._load(s['student'])
+        with _in_turn(): student, self._loaded = Student.load(s['student']), ('', None) # no longer what its name says when it is trained
         self.say(f'student: {student.source}')
         with _tensorboard(self.path/'tensorboard'):
-            trained = finetune(student, to_dataset(read_jsonl(self.path/'train.jsonl')), Recipe(**s['recipe']), self.path/'training', not self.quiet, self.report_to)
+            trained = finetune(student, to_dataset(read_jsonl(self.path/'train.jsonl')), Recipe(**s['recipe']), self.path/'training', not self.quiet, self.report_to, in_place=True)
         if _rank(): return
         self.record['size'] = dict(parameters=trained.n_parameters, bytes=sum(o.numel()*o.element_size() for o in trained.model.parameters()))
         trained.save(self.path/'student', card=self.card(scores=False), facts=self._facts())

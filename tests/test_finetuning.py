@@ -350,6 +350,13 @@ def test_frozen_layers_leave_one_to_learn(tmp_path):
         finetune(tiny, PAIRS, replace(QUICK, frozen_layers=2), tmp_path, progress=False)
     with pytest.raises(DistillError, match='frozen_layers is 1 with lora_rank 4'): Recipe(frozen_layers=1, lora_rank=4)
 
+@pytest.mark.parametrize('lora', [0, 4])
+def test_training_in_place_gives_the_same_student(tmp_path, lora):
+    recipe = replace(QUICK, epochs=2, lora_rank=lora)
+    copied, tiny = finetune(tiny_student(), PAIRS, recipe, tmp_path/'copied', progress=False), tiny_student()
+    placed = finetune(tiny, PAIRS, recipe, tmp_path/'placed', progress=False, in_place=True)
+    assert placed.model is tiny.model and all((a == b).all() for a,b in zip(copied.model.parameters(), placed.model.parameters()))
+
 def test_a_look_after_each_epoch(tmp_path):
     seen, tiny = [], tiny_student()
     tuned = finetune(tiny, PAIRS, replace(QUICK, epochs=3), tmp_path, progress=False, after_epoch=lambda s, e: seen.append((e, mean_loss(s, [encode_pair(s, **PAIRS[0])]))))

@@ -17,9 +17,6 @@ from pathlib import Path
 from fastcore.basics import patch
 from .prompts import DistillError, home_dir, installed_file, read_jsonl, recordings, student_prompt, write_json, write_text
 
-# %% ../nbs/04_student.ipynb #9e125d46
-os.environ.setdefault('THP_MEM_ALLOC_ENABLE', '1') # transparent huge pages
-
 # %% ../nbs/04_student.ipynb #7a65fd29
 students = dict(
     pythia='EleutherAI/pythia-70m-deduped',

@@ -8,8 +8,8 @@ Docs: https://llm-distill.github.io/llm_distill/comparison.html.md"""
 __all__ = ['seed_effects', 'mean_over_seeds', 'difference', 'gap_over_seeds', 'Tested', 'read_run', 'check_same_tests', 'Repeats',
            'group', 'System', 'list_systems', 'comparison', 'plot_sizes', 'plot_students', 'compare_runs']
 
-# %% ../nbs/08a_comparison.ipynb #d631b6f7
-import hashlib, json, struct
+# %% ../nbs/08a_comparison.ipynb #a552d0c1
+import hashlib, json, math, struct
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -105,7 +105,7 @@ def gap_over_seeds(
     ratio = lambda m: (m[..., 0] - m[..., 1])/(m[..., 2] - m[..., 1])
     return _around(ratio(columns.mean(0)), ratio(drawn[drawn[:, 2] > drawn[:, 1]]), _freedom(columns[:, 0] - columns[:, 1], values))[:3]
 
-# %% ../nbs/08a_comparison.ipynb #f727585e
+# %% ../nbs/08a_comparison.ipynb #a613b2bb
 @dataclass(frozen=True, eq=False)
 class Tested:
     "What is read of a finished run."
@@ -134,13 +134,8 @@ def _size(folder):
     files, n = sorted(Path(folder).glob('*.safetensors')), 0
     for f in files:
         with f.open('rb') as o: head = json.loads(o.read(*struct.unpack('<Q', o.read(8))))
-        n += sum(_product(v['shape']) for k, v in head.items() if k != '__metadata__')
+        n += sum(math.prod(v['shape']) for k, v in head.items() if k != '__metadata__')
     return dict(parameters=n, bytes=sum(f.stat().st_size for f in files)) if files else {}
-
-def _product(shape):
-    n = 1
-    for o in shape: n *= o
-    return n
 
 # %% ../nbs/08a_comparison.ipynb #b0efdbb7
 def _expected(run, test_set): return {t: r['expected'] for t, r in run.items[test_set, 'distilled'].items()}

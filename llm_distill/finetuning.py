@@ -705,8 +705,8 @@ def _check_loss(state, recipe):
     if limit := diverging(losses):
         raise DistillError(f'the loss has been above {limit:.2f} for 20 steps, after {losses[0]:.2f} at first, {advice}')
 
-# %% ../nbs/05_finetuning.ipynb #0da63c37
-def _make_callback(trainer, recipe, work_dir, progress, after_epoch):
+# %% ../nbs/05_finetuning.ipynb #5d5524a2
+def _make_callback(trainer, recipe, work_dir, progress, after_epoch, what='fine-tuning'):
     "What is seen, checked and written during training"
     import torch
     from tqdm.auto import tqdm
@@ -715,7 +715,7 @@ def _make_callback(trainer, recipe, work_dir, progress, after_epoch):
     class Progress(TrainerCallback):
         def on_train_begin(self, args, state, control, **kwargs):
             shown = progress and args.should_save and (sys.stderr.isatty() or in_notebook())
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc='fine-tuning', unit='step', disable=not shown)
+            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=what, unit='step', disable=not shown)
         def on_epoch_begin(self, args, state, control, **kwargs):
             trainer.batches.epoch = epoch = round(state.epoch or 0)
             torch.manual_seed(1000 * recipe.seed + epoch + (args.process_index << 32))

@@ -7,16 +7,16 @@ Docs: https://llm-distill.github.io/llm_distill/whitebox.html.md"""
 # %% auto #0
 __all__ = ['cut_layers', 'distill_logits']
 
-# %% ../nbs/05a_whitebox.ipynb #bfd977ad
-import contextlib, copy, os, re, sys, warnings
+# %% ../nbs/05a_whitebox.ipynb #340c5a58
+import contextlib, copy, os, re, warnings
 from hashlib import sha256
 from pathlib import Path
 from .prompts import DistillError, write_jsonl
 from .student import Student, has_bf16, quiet
-from .finetuning import (Batches, Recipe, best_epoch, encode_pair, mean_loss, split_validation, _arguments, _check_loss,
-                                    _epoch_line, _fingerprint, _is_over, _loss_rows, _say, _start_or_resume, _to_train)
+from .finetuning import (Batches, Recipe, best_epoch, encode_pair, mean_loss, split_validation, _arguments, _collate,
+                                    _fingerprint, _is_over, _layers, _loss_rows, _make_callback, _start_or_resume, _to_train)
 
-# %% ../nbs/05a_whitebox.ipynb #3adead7b
+# %% ../nbs/05a_whitebox.ipynb #33858861
 def cut_layers(
     student: Student, # the model to cut; stays as it is
     every: int = 2,   # keep layers 0, `every`, 2·`every`, ...
@@ -49,9 +49,7 @@ def _cut_config(config, keep):
 
 def _cut_weights(model, keep):
     "A model's weights with the layers `keep`, numbered anew"
-    import torch
-    lists = {k: m for k,m in model.named_modules() if isinstance(m, torch.nn.ModuleList)}
-    prefix = max(lists, key=lambda k: sum(p.numel() for p in lists[k].parameters()))
+    prefix = next(k for k,m in model.named_modules() if m is _layers(model))
     number, out = re.compile(rf'^{re.escape(prefix)}\.(\d+)\.'), {}
     for k,v in model.state_dict().items():
         m = number.match(k)
@@ -95,15 +93,6 @@ def _only_learned(labels, *models):
     finally:
         for h in hooks: h.remove()
 
-# %% ../nbs/05a_whitebox.ipynb #0be20181
-def _collate(rows, pad):
-    "Rows of token ids as tensors, padded on the right, with -100 as label of what is not learned"
-    import torch
-    def padded(lists, value):
-        return torch.nn.utils.rnn.pad_sequence([torch.tensor(o) for o in lists], batch_first=True, padding_value=value)
-    return dict(input_ids=padded([r.ids for r in rows], pad),
-                labels=padded([(-100,) * r.n_prompt + r.ids[r.n_prompt:] for r in rows], -100))
-
 # %% ../nbs/05a_whitebox.ipynb #7405568a
 def _trainer(trained, teacher, new, train, validation, recipe, args, hard):
     "TRL's trainer with our batches and our validation, and with the cross-entropy beside its divergence"
@@ -137,32 +126,6 @@ def _trainer(trained, teacher, new, train, validation, recipe, args, hard):
         def _load_rng_state(self, checkpoint): pass
     sets = [Dataset.from_list([dict(ids=r.ids) for r in rows]) for rows in (train, validation or train)]
     return WhiteboxTrainer(trained, teacher, args, lambda rows: rows, *sets, new.tokenizer)
-
-# %% ../nbs/05a_whitebox.ipynb #bf8b257a
-def _callbacks(trainer, recipe, progress):
-    "What is seen, checked and written during training, and what stops it"
-    import torch
-    from tqdm.auto import tqdm
-    from transformers import EarlyStoppingCallback, TrainerCallback
-    from fastcore.basics import in_notebook
-    class Progress(TrainerCallback):
-        def on_train_begin(self, args, state, control, **kwargs):
-            shown = progress and (sys.stderr.isatty() or in_notebook())
-            self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc='distilling', unit='step', disable=not shown)
-        def on_epoch_begin(self, args, state, control, **kwargs):
-            trainer.batches.epoch = epoch = round(state.epoch or 0)
-            torch.manual_seed(1000*recipe.seed + epoch)
-        def on_log(self, args, state, control, logs=None, **kwargs):
-            _check_loss(state, recipe)
-            if 'loss' in logs:
-                self.bar.set_postfix_str(f'loss {logs["loss"]:.3f}', refresh=False)
-                self.bar.update(state.global_step - self.bar.n)
-        def on_save(self, args, state, control, **kwargs):
-            rows = list(_loss_rows(state.log_history))
-            write_jsonl(Path(args.output_dir)/'losses.jsonl', rows)
-            _say(_epoch_line(rows, round(state.epoch), recipe.epochs))
-        def on_train_end(self, args, state, control, **kwargs): self.bar.close()
-    return [Progress(), *([EarlyStoppingCallback(recipe.patience)] if trainer.args.load_best_model_at_end else [])]
 
 # %% ../nbs/05a_whitebox.ipynb #1f16dd28
 def _more_arguments(student, recipe, validation):
@@ -205,14 +168,14 @@ def distill_logits(
         args = config(**(args | _more_arguments(student, recipe, validation)), beta=beta)
         return _train(teacher, student, train, validation, recipe, args, hard, checkpoint, progress)
 
-# %% ../nbs/05a_whitebox.ipynb #d4352951
+# %% ../nbs/05a_whitebox.ipynb #f2d5576f
 def _train(teacher, student, train, validation, recipe, args, hard, checkpoint, progress):
     "Train from a checkpoint to the end, and give the student that is kept"
     from transformers import PrinterCallback, TrainerState
     new = Student(_to_train(student.model, recipe), student.tokenizer, student.name, student.source)
     trainer = _trainer(copy.copy(new.model), copy.copy(teacher.model), new, train, validation, recipe, args, hard)
     trainer.remove_callback(PrinterCallback)
-    for o in _callbacks(trainer, recipe, progress): trainer.add_callback(o)
+    trainer.add_callback(_make_callback(trainer, recipe, Path(args.output_dir), progress, lambda epoch: None, 'distilling'))
     if checkpoint: trainer.state = TrainerState.load_from_json(f'{checkpoint}/trainer_state.json')
     if checkpoint and _is_over(trainer.state, recipe): trainer._load_from_checkpoint(trainer.state.best_model_checkpoint or checkpoint)
     else: trainer.train(resume_from_checkpoint=checkpoint)

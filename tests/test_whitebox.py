@@ -2,7 +2,7 @@
 import copy, json, sys
 import numpy as np
 import pytest
-from llm_distill import whitebox
+from llm_distill import finetuning, whitebox
 from llm_distill.finetuning import Recipe, best_epoch, encode_pair, finetune, mean_loss
 from llm_distill.prompts import DistillError, read_jsonl
 from llm_distill.student import Student, tiny_student, tiny_tokenizer
@@ -155,10 +155,10 @@ def test_goes_on_where_it_stopped(tmp_path, monkeypatch):
     want = distill_logits(teacher, student, PAIRS, recipe, tmp_path/'a', progress=False)
     with monkeypatch.context() as m:
         def stop(text): raise KeyboardInterrupt
-        m.setattr(whitebox, '_say', stop)
+        m.setattr(finetuning, '_say', stop)
         with pytest.raises(KeyboardInterrupt): distill_logits(teacher, student, PAIRS, recipe, tmp_path/'b', progress=False)
     said = []
-    monkeypatch.setattr(whitebox, '_say', said.append)
+    monkeypatch.setattr(finetuning, '_say', said.append)
     for lines in (2, 2): # the second time nothing is left to do
         got = distill_logits(teacher, student, PAIRS, recipe, tmp_path/'b', progress=False)
         assert len(said) == lines

@@ -92,7 +92,7 @@ def _add(parser, *names):
     for name in names: parser.add_argument(name, **_options[name])
     return parser
 
-# %% ../nbs/10_cli.ipynb #1142340c
+# %% ../nbs/10_cli.ipynb #ae93cd1f
 _asking = 'synthesize', 'label', 'evaluate' # stages that need the teacher
 
 _about = dict(synthesize='let the teacher write the tasks', label='let the teacher answer the tasks', finetune='train the student on the answers',
@@ -108,7 +108,7 @@ def parser() -> argparse.ArgumentParser:
         sub.set_defaults(work=work)
         return sub
     quick = command('quickstart', 'the article\'s experiment with the recorded teacher and a real small model', quickstart)
-    _add(quick, '--run-dir', '--epochs').set_defaults(run_dir='runs/quickstart')
+    _add(quick, '--run-dir', '--recipe', '--epochs').set_defaults(run_dir='runs/quickstart')
     sub = command('run', 'all stages, from a prompt to tables and figures', run)
     sub.add_argument('prompt', metavar='PROMPT.toml', help='the seed prompt: instruction, question, [[examples]]')
     _add(sub, *_options)

@@ -797,7 +797,7 @@ def finetune(
     with args.main_process_first(local=False): checkpoint = _start_or_resume(work_dir, _fingerprint(student, rows, recipe))
     with quiet(): return _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch, in_place)
 
-# %% ../nbs/05_finetuning.ipynb #ef30709f
+# %% ../nbs/05_finetuning.ipynb #eb77501d
 def _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch, in_place):
     "Train from a checkpoint to the end, and give the student that is kept"
     from transformers import TrainerState
@@ -812,7 +812,7 @@ def _train(student, train, validation, recipe, args, checkpoint, progress, after
     if args.should_save: write_jsonl(work_dir/'losses.jsonl', rows + ([dict(kept_epoch=kept)] if kept else []))
     last = round(rows[-1]['epoch'])
     if kept and kept != last: _say(f'epoch {kept} is kept: no validation loss of the {last - kept} after it was lower')
-    new.model = _merged(trained, student.model, recipe).eval()
+    new.model = _merged(trained, student.model, recipe).eval().requires_grad_(True) # also what this recipe left as it was
     _wait_for_all()
     return new
 

@@ -350,6 +350,12 @@ def test_frozen_layers_leave_one_to_learn(tmp_path):
         finetune(tiny, PAIRS, replace(QUICK, frozen_layers=2), tmp_path, progress=False)
     with pytest.raises(DistillError, match='frozen_layers is 1 with lora_rank 4'): Recipe(frozen_layers=1, lora_rank=4)
 
+@pytest.mark.parametrize('change', [dict(frozen_layers=1), dict(lora_rank=4)])
+def test_what_one_recipe_left_as_it_was_the_next_one_learns(tmp_path, change):
+    first = finetune(tiny_student(), PAIRS, replace(QUICK, **change), tmp_path/'first', progress=False)
+    second = finetune(first, PAIRS, QUICK, tmp_path/'second', progress=False)
+    assert all((a != b).any() for a,b in zip(first.model.parameters(), second.model.parameters()))
+
 @pytest.mark.parametrize('lora', [0, 4])
 def test_training_in_place_gives_the_same_student(tmp_path, lora):
     recipe = replace(QUICK, epochs=2, lora_rank=lora)

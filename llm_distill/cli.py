@@ -92,7 +92,7 @@ def _add(parser, *names):
     for name in names: parser.add_argument(name, **_options[name])
     return parser
 
-# %% ../nbs/10_cli.ipynb #ae93cd1f
+# %% ../nbs/10_cli.ipynb #0414873c
 _asking = 'synthesize', 'label', 'evaluate' # stages that need the teacher
 
 _about = dict(synthesize='let the teacher write the tasks', label='let the teacher answer the tasks', finetune='train the student on the answers',
@@ -134,7 +134,8 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument('run_dir', metavar='RUN_DIR', help='the directory of a finished run')
     sub.add_argument('--n', type=_at_least(1), default=20, metavar='N', help='test tasks to measure with (default: %(default)s)')
     sub.add_argument('--hourly-price', type=_at_least(0, float), default=0., metavar='DOLLARS', help='what an hour of the student\'s machine costs (default: nothing, as it is there anyway)')
-    _add(sub, '--price-in', '--price-out')
+    sub.add_argument('--teacher', metavar='MODEL', help='measure the latency of this teacher too, by one paid request a task (default: only the students are measured)')
+    _add(sub, '--base-url', '--price-in', '--price-out')
     sub = command('compare', 'the students of several runs side by side; runs that differ only in the seed are repeats of one student', side_by_side)
     sub.add_argument('run_dirs', nargs='+', metavar='RUN_DIR', help='the directory of a finished run')
     sub.add_argument('--out', metavar='DIR', default='comparison', help='where tables and figures are written (default: %(default)s)')
@@ -257,7 +258,7 @@ def side_by_side(args):
     "Finished runs side by side."
     _report_comparison(args.run_dirs, Path(args.out))
 
-# %% ../nbs/10_cli.ipynb #40832727
+# %% ../nbs/10_cli.ipynb #6e4a2c05
 _remembered = 'teacher', 'base_url', 'cache' # options of `run` that its single stages go by if they are not given others
 
 def _told(value):
@@ -293,7 +294,8 @@ def judge(args):
 def cost(args):
     "What a run's students cost."
     run = Run(args.run_dir)
-    run.cost(hourly_price=args.hourly_price, price_in=args.price_in, price_out=args.price_out, n=args.n)
+    teacher = Teacher(args.teacher, args.base_url, price_in=args.price_in, price_out=args.price_out, progress=False) if args.teacher else None
+    run.cost(hourly_price=args.hourly_price, price_in=args.price_in, price_out=args.price_out, n=args.n, teacher=teacher)
     print(tell_break_even(BreakEven(**read_cost(run.path)['break_even'])))
     _report(run)
 

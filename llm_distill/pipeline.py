@@ -507,7 +507,7 @@ def card(self: Run,
     if scores: parts += ['## How close it comes to the teacher', '', verdict(self.path), '', tables(self.path)]
     return '\n'.join(parts).rstrip() + '\n'
 
-# %% ../nbs/08_pipeline.ipynb #a1b3f30a
+# %% ../nbs/08_pipeline.ipynb #ca877bb7
 @patch
 def judge(self: Run,
     teacher: Teacher,  # the judge; if possible of another family than the run's teacher
@@ -521,7 +521,7 @@ def judge(self: Run,
 
 @patch
 def cost(self: Run,
-    **kwargs, # further arguments of `cost_run`: hourly_price, price_in, price_out, n
+    **kwargs, # further arguments of `cost_run`: hourly_price, price_in, price_out, n, teacher
 ):
     "Measure speed, memory and price, and renew the results; raises `DistillError` where there is nothing to measure."
     with self._at_work():

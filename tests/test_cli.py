@@ -302,6 +302,7 @@ def test_metric_judge_and_cost_renew_the_results(tiny, tmp_path, capsys, monkeyp
     (['run', prompt, '--teacher', 'recorded', '--metric', 'beauty'], "'beauty' is no metric"),
     (['run', prompt, '--teacher', 'recorded', '--metric', 'gone.py:f'], 'gone.py'),
     (['cost', 'nowhere', '--hourly-price', '-1'], "'-1'"),
+    (['cost', Path(__file__).parents[1]/'nbs'/'runs'/'quickstart', '--teacher', 'recorded'], 'a recording has no latency'),
 ])
 def test_a_mistake_with_a_further_look_ends_in_one_line(args, says, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)

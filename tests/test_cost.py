@@ -187,6 +187,25 @@ def test_a_student_that_is_not_there_is_left_out(run_dir):
     found = cost.cost_run(run_dir, n=1)
     assert not found['systems'] and found['machine'] is None and 'nowhere' in found['not_measured']['one_shot'] and cost.read_cost(run_dir) == found
 
+def test_the_latency_of_the_teacher_is_measured_where_it_is_given_and_then_kept(run_dir, tmp_path):
+    from server import Server
+    from llm_distill.prompts import TeacherError
+    from llm_distill.teacher import Teacher
+    found = json.loads((run_dir/'run.json').read_text())
+    found['settings']['teacher']['model'] = 'big'
+    write_json(run_dir/'run.json', found)
+    with Server(echo=True, latency=.05) as server:
+        teacher = Teacher('big', server.url, progress=False)
+        timed = cost.cost_run(run_dir, n=3, teacher=teacher)['systems']['teacher']
+        assert len(server.log) == timed['requests'] == 4 and server.peak == 1 and .05 <= timed['latency']['p50'] <= timed['latency']['p95']
+        assert cost.cost_run(run_dir, n=1)['systems']['teacher'] == timed and len(server.log) == 4
+        with pytest.raises(DistillError, match='cache=None'): cost.cost_run(run_dir, n=1, teacher=Teacher('big', server.url, cache=tmp_path/'c', progress=False))
+    with pytest.raises(TeacherError): cost.cost_run(run_dir, n=1, teacher=Teacher('big', server.url, progress=False, max_retries=0))
+    assert 'teacher (big)' in (notes := ' '.join(cost._cost_notes(cost.read_cost(run_dir)))) and 'number of requests: 4' in notes
+    found['settings']['teacher']['model'] = 'another'
+    write_json(run_dir/'run.json', found)
+    assert 'teacher' not in cost.cost_run(run_dir, n=1)['systems']
+
 @pytest.mark.parametrize('change, says', [(lambda d: (d/'run.json').unlink(), 'run.json is missing'), (lambda d: (d/'test_same.jsonl').unlink(), 'test_same.jsonl is missing'),
                                           (lambda d: write_jsonl(d/'test_same.jsonl', []), 'has no tasks'), (lambda d: write_jsonl(d/'test_same.jsonl', [{}]), 'malformed row')])
 def test_what_cannot_be_measured_is_an_error(run_dir, change, says):

@@ -258,7 +258,7 @@ def side_by_side(args):
     "Finished runs side by side."
     _report_comparison(args.run_dirs, Path(args.out))
 
-# %% ../nbs/10_cli.ipynb #6e4a2c05
+# %% ../nbs/10_cli.ipynb #c2687842
 _remembered = 'teacher', 'base_url', 'cache' # options of `run` that its single stages go by if they are not given others
 
 def _told(value):
@@ -271,10 +271,12 @@ def stage(args):
     "One stage of a run that was begun, with the settings that it was begun with."
     run = Run(args.run_dir)
     run.report_to = getattr(args, 'report_to', 'none')
+    asks = args.command in _asking
     if getattr(args, 'metric', None):
         choose_metrics(chosen := _metrics(args))
+        asks = args.teacher or not run.done('evaluate') # else all answers are there, and are only scored
         run.record['settings']['metrics'] = chosen
-    run.go(_same_teacher(args, run) if args.command in _asking else None, (args.command,))
+    run.go(_same_teacher(args, run) if asks else None, (args.command,))
     if args.command == 'results': _report(run)
 
 def _same_teacher(args, run):

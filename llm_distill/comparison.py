@@ -8,16 +8,16 @@ Docs: https://llm-distill.github.io/llm_distill/comparison.html.md"""
 __all__ = ['seed_effects', 'mean_over_seeds', 'difference', 'gap_over_seeds', 'Tested', 'read_run', 'check_same_tests', 'Repeats',
            'group', 'System', 'list_systems', 'comparison', 'plot_sizes', 'plot_students', 'compare_runs']
 
-# %% ../nbs/08a_comparison.ipynb #a552d0c1
+# %% ../nbs/08a_comparison.ipynb #d4af8eb1
 import hashlib, json, math, struct
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from .prompts import DistillError, markdown_text, one_line, write_bytes, write_json, write_text
 from .finetuning import Recipe
-from .evaluation import Difference, bootstrap, compare, gap_closed, resampled_means
+from .evaluation import Difference, bootstrap, compare, gap_closed, resampled_means, surest
 from .data import _colours, _figure, _label, _png, _rows, system_name, system_names
-from .results import (_comparison, _escaped_table, _headline, _html, _interval, _main, _markers, _name, _picture, _relation, _sets,
+from .results import (_comparison, _escaped_table, _headline, _html, _interval, _judgement, _main, _markers, _name, _picture, _relation, _sets,
                                  _share, _style, html_table, read_scores)
 from .pipeline import _name_of, _read_record
 
@@ -58,7 +58,7 @@ def _around(mean, draws, freedom):
     half, p = t.ppf(0.975, freedom)*error, 2*t.sf(abs(mean)/error, freedom) if error > 1e-12 else float(abs(mean) < 1e-12)
     return tuple(map(float, (mean, mean - half, mean + half, p)))
 
-# %% ../nbs/08a_comparison.ipynb #98b2fdd6
+# %% ../nbs/08a_comparison.ipynb #39bc8d93
 def _whole(*values):
     "Arrays of seeds and tasks without the tasks that lack a value in any of them"
     import numpy as np
@@ -87,7 +87,8 @@ def difference(
     if len(a) < 2 and len(b) < 2: return compare(a[0], b[0], resamples)
     items = a.mean(0) - b.mean(0)
     draws = resampled_means(items, resamples) + _drawn(a, resamples, 1) - _drawn(b, resamples, 2)
-    return Difference(*_around(items.mean(), draws, _freedom(items, a, b)), len(items))
+    *found, p = _around(items.mean(), draws, _freedom(items, a, b))
+    return Difference(*found, max(p, surest(len(items))), len(items))
 
 def gap_over_seeds(
     values,  # of the student, one row a seed, one column a test task
@@ -102,8 +103,9 @@ def gap_over_seeds(
     columns = np.stack([values.mean(0), before[0], ceiling[0]], 1)
     drawn = resampled_means(columns)
     drawn[:, 0] += _drawn(values, len(drawn), 1)
-    ratio = lambda m: (m[..., 0] - m[..., 1])/(m[..., 2] - m[..., 1])
-    return _around(ratio(columns.mean(0)), ratio(drawn[drawn[:, 2] > drawn[:, 1]]), _freedom(columns[:, 0] - columns[:, 1], values))[:3]
+    way, gap = columns.mean(0)[[0, 2]] - columns.mean(0)[1]
+    draws = way/gap + (drawn[:, 0] - drawn[:, 1] - way/gap*(drawn[:, 2] - drawn[:, 1]))/gap # linear, or gaps near 0 would count without limit
+    return _around(way/gap, draws, _freedom(columns[:, 0] - columns[:, 1], values))[:3]
 
 # %% ../nbs/08a_comparison.ipynb #a613b2bb
 @dataclass(frozen=True, eq=False)
@@ -287,7 +289,7 @@ def comparison(
     found = dict(metric=metric, test_sets=tests, systems=lines, differences=_differences(systems, tests, metric))
     return found | dict(verdict=_verdict(found))
 
-# %% ../nbs/08a_comparison.ipynb #7576dbd1
+# %% ../nbs/08a_comparison.ipynb #8e016745
 def _turned(d): return d | dict(a=d['b'], b=d['a'], mean=-d['mean'], low=-d['high'], high=-d['low'])
 
 def _beats(found, name, test_set):
@@ -299,6 +301,8 @@ def _best(found, test_set):
     "One sentence about which student is the best"
     distilled = [o for o in found['systems'] if o['system'] == 'distilled' and test_set in o['scores']]
     top = max(distilled, key=lambda o: o['scores'][test_set][found['metric']]['mean'])['students'][0]
+    said, why = _judgement(dict(against=next(o for o in distilled if o['students'][0] == top)['against'][test_set]))
+    if said != 'worked': return f'on test tasks from {_sets[test_set]} no student is to be recommended: the distillation of {top}, which scores highest, {said}{why}'
     level = _beats(found, top, test_set)['not distinguishable from']
     if not level: return f'on test tasks from {_sets[test_set]} {top} is the best'
     return f'on test tasks from {_sets[test_set]} no student is the best: {top} is not distinguishable from {" and from ".join(level)}'
@@ -310,7 +314,7 @@ def _verdict(found):
     lines = [f"{o['name']}: {_headline({t: dict(against=v) for t, v in o['against'].items()})}" for o in distilled]
     for a, b in combinations([o['students'][0] for o in distilled], 2):
         by_set = {d['test_set']: dict(against={b: d}) for d in found['differences'] if (d['a'], d['b']) == (a, b)}
-        lines.append(f'{a} is {_comparison(b, by_set)}')
+        lines.append(f'{a} is {_comparison(b, by_set, str)}')
     first = f'By {_name(found["metric"])}, {said}.' if said else lines.pop(0)
     return dict(headline=first, lines=lines)
 

@@ -183,7 +183,7 @@ def _machine(student):
     return dict(cpus=os.cpu_count(), threads=torch.get_num_threads(), device=gpu or f'{student.device.type} ({platform.machine()})',
                 precision=str(student._runner().dtype).removeprefix('torch.'), torch=torch.__version__)
 
-# %% ../nbs/06c_cost.ipynb #96a80227
+# %% ../nbs/06c_cost.ipynb #ed78324a
 def _teacher_part(record):
     "Model, prices, mean tokens of a request, and what the making of the data took"
     settings, usage = record.get('settings', {}), record.get('usage', {})
@@ -196,7 +196,8 @@ def _teacher_part(record):
 
 def _spent(used, rates, given):
     "Dollars that a stage took: as the run paid them, or by prices that were given; None where it is not known"
-    if not used.get('requests'): return None if used.get('cached') else 0.
+    requests, cached = (used.get(k) or 0 for k in ('requests', 'cached'))
+    if cached > requests or not requests: return None if cached else 0.
     if not rates: return None
     return used['prompt_tokens']*rates[0] + used['completion_tokens']*rates[1] if given else used['cost']
 
@@ -315,7 +316,7 @@ def _cost_row(system, m, dollars):
     waits = [_seconds(m.get('latency', {}).get(k)) for k in ('p50', 'p95')]
     return [_called(system), speed, *waits, _megabytes(m.get('disk_bytes')) + form, _megabytes(m.get('memory_bytes')), _dollars(dollars)]
 
-# %% ../nbs/06c_cost.ipynb #9d149ee5
+# %% ../nbs/06c_cost.ipynb #03586121
 def _cost_notes(cost):
     "Sentences below the table: how it was measured, what is not known, and what was paid"
     m, prices, used = cost['machine'], cost['prices'], cost['teacher']['usage'].values()
@@ -332,7 +333,7 @@ def _cost_notes(cost):
                  + (', a price that was given and not paid.' if prices['given'] else '.'))
     yield (f'The machine is counted at {_dollars(prices["hourly"])} an hour and as busy all the time.' if prices['hourly'] else
            'The machine is counted as there anyway, at $0 an hour.')
-    if cached := sum(u.get('cached') or 0 for u in used): yield f'Replies that came from the cache: {cached:,}; what they had cost is not in these numbers.'
+    if cached := sum(u.get('cached') or 0 for u in used): yield f'Replies that came from the cache: {cached:,}; what they had cost counts only as far as this run had paid for it.'
 
 def cost_table(
     cost: dict, # the content of cost.json

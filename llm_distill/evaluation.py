@@ -6,40 +6,38 @@ Docs: https://llm-distill.github.io/llm_distill/evaluation.html.md"""
 
 # %% auto #0
 __all__ = ['systems', 'test_sets', 'predict', 'one_shot', 'zero_shot', 'echo', 'nearest', 'constant', 'resampled_means',
-           'bootstrap', 'Difference', 'compare', 'gap_closed', 'rows', 'item_scores', 'score', 'choose_metrics',
-           'read_predictions', 'score_run', 'unmatched', 'failure_clusters']
+           'bootstrap', 'Difference', 'surest', 'compare', 'gap_closed', 'rows', 'item_scores', 'score',
+           'choose_metrics', 'read_predictions', 'score_run', 'parts', 'alike', 'unmatched', 'failure_clusters']
 
-# %% ../nbs/06_evaluation.ipynb #c33b7eb7
+# %% ../nbs/06_evaluation.ipynb #b7d16cee
 import json
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from pathlib import Path
 from .prompts import DistillError, SeedPrompt, home_dir, one_line, read_jsonl, steps, student_prompt, write_json, write_jsonl
 from .synthesis import embed, encoder_name, remember
-from .metrics import fields, form, leakage, match_steps, metrics_for, own, same_step, step_f1
+from .metrics import fields, form, leakage, match_steps, metrics_for, own, same_step
 from .labeling import load_function
 
-# %% ../nbs/06_evaluation.ipynb #bbe0494b
+# %% ../nbs/06_evaluation.ipynb #3cbd00f7
 def predict(
     student,                    # has `generate(prompts, max_new_tokens=..., stop=...)`, as `Student`
     tasks: list[str],           # questions, one line each
-    max_new_tokens: int = 128,  # the recorded answers have at most 75 tokens
     **kwargs,                   # further arguments of `generate`
 ) -> list[str]: # one answer a task
     "Zero-shot answers of a distilled student."
-    return [o.strip() for o in student.generate([student_prompt(t) for t in tasks], max_new_tokens=max_new_tokens, **kwargs)]
+    return [o.strip() for o in student.generate([student_prompt(t) for t in tasks], **kwargs)]
 
-# %% ../nbs/06_evaluation.ipynb #7cc109f9
+# %% ../nbs/06_evaluation.ipynb #d15b24c4
 def one_shot(
     seed: SeedPrompt,           # its instruction and examples are put before each task
     student,                    # has `generate`; usually the student before training
     tasks: list[str],           # questions, one line each
-    max_new_tokens: int = 128,  # as for `predict`
     **kwargs,                   # further arguments of `generate`
 ) -> list[str]: # one answer a task
     "Answers to the K-shot prompt, cut at the end marker or the line's end."
     stop = tuple(o for o in (seed.end, '\nQ:') if o)
-    replies = student.generate([seed.render(t) for t in tasks], max_new_tokens=max_new_tokens, stop=stop, **kwargs)
+    replies = student.generate([seed.render(t) for t in tasks], stop=stop, **kwargs)
     return [_first_line(seed.parse(o)) for o in replies]
 
 def zero_shot(
@@ -71,16 +69,19 @@ def nearest(
     closest = (embed(list(tasks)) @ embed([r['task'] for r in train_rows]).T).argmax(1)
     return [train_rows[i]['completion'] for i in closest]
 
-# %% ../nbs/06_evaluation.ipynb #abdc9ae2
+# %% ../nbs/06_evaluation.ipynb #4d7e031b
 def constant(
     tasks: list[str],       # questions
     train_rows: list[dict], # the training set, rows with `task` and `completion`
     encode=embed,           # texts -> rows of unit length
+    metric=None,            # as in `metrics_for`; the main one of the answers' form if None
 ) -> list[str]: # the same answer for each task
-    "The baseline that always gives the most typical training answer."
+    "The baseline that always gives the training answer that scores best on the training set."
+    import numpy as np
     if not train_rows: raise DistillError('the training set is empty, so there is no typical answer; run the stage `label` first')
-    answers, encode = list(dict.fromkeys(r['completion'] for r in train_rows[:100])), remember(encode) # each is scored against each
-    return [max(answers, key=lambda a: step_f1([a]*len(answers), answers, encode).sum())]*len(tasks)
+    answers, encode = [r['completion'] for r in train_rows[:100]], remember(encode) # each is scored against each
+    metric = metric or next(iter(metrics_for(form(answers)).values()))
+    return [max(dict.fromkeys(answers), key=lambda a: np.nansum(metric([a]*len(answers), answers, encode)))]*len(tasks)
 
 # %% ../nbs/06_evaluation.ipynb #11314393
 def resampled_means(
@@ -115,7 +116,7 @@ def bootstrap(
         found = np.stack([np.nanmean(values, 0), *np.nanquantile(resampled_means(values, resamples, seed), (0.025, 0.975), axis=0)])
     return tuple(found.tolist() if values.ndim == 1 else found)
 
-# %% ../nbs/06_evaluation.ipynb #c15ea0a8
+# %% ../nbs/06_evaluation.ipynb #4f032a70
 @dataclass(frozen=True)
 class Difference:
     "By how much one system is better than another, with its 95% interval."
@@ -124,6 +125,12 @@ class Difference:
     high: float
     p: float    # two-sided
     n: int      # items that both have a value for
+
+def surest(
+    n: int, # items
+) -> float:
+    "The lowest two-sided p-value that so few items can support: that of a sign test where all differences have one sign."
+    return min(1., 2.**(1 - n))
 
 def compare(
     a,                        # one value an item
@@ -137,7 +144,7 @@ def compare(
     d = d[~np.isnan(d)]
     if not len(d): raise DistillError('the two systems have no scored item in common; run the stage `evaluate` again for both')
     means = resampled_means(d, resamples, seed)
-    p = min(1., 2*(1 + min((means <= 0).sum(), (means >= 0).sum()))/(resamples + 1))
+    p = max(surest(len(d)), min(1., 2*(1 + min((means <= 0).sum(), (means >= 0).sum()))/(resamples + 1)))
     return Difference(float(d.mean()), *(float(o) for o in np.quantile(means, (0.025, 0.975))), float(p), len(d))
 
 # %% ../nbs/06_evaluation.ipynb #b403cc00
@@ -195,8 +202,10 @@ def score(
     return dict(test_set=test_set, system=system, n=len(predictions), main=next(iter(items)),
                 **{k: _summary(o) for k, o in zip(items, found)})
 
-# %% ../nbs/06_evaluation.ipynb #fe15a894
+# %% ../nbs/06_evaluation.ipynb #a785dec6
 _taken = 'test_set', 'system', 'n', 'main', 'against', 'gap_closed', 'task', 'expected', 'prediction', 'pairs' # names in the rows of scores
+
+_no_scores = 'step_count', 'length_ratio'
 
 def choose_metrics(
     chosen,              # names, functions and `FILE.py:FUNCTION`, the main one first; or a dict like that of `metrics_for`; None for none
@@ -205,6 +214,7 @@ def choose_metrics(
     "The chosen metrics, and then those that suit the form; raises `DistillError` for what is no metric."
     one = isinstance(chosen, str) or callable(chosen)
     first = dict(chosen if isinstance(chosen, dict) else [_metric(o, kind) for o in ([chosen] if one else chosen or ())])
+    if (main := next(iter(first), None)) in _no_scores: raise DistillError(f'more of {main!r} is not better, so systems cannot be compared by it; name another metric first')
     return first | {k: v for k, v in metrics_for(kind).items() if k not in first}
 
 def _metric(spec, kind):
@@ -232,7 +242,7 @@ def read_predictions(
     if not found: raise DistillError(f'no predictions in {folder}; run the stage `evaluate` first')
     return found
 
-# %% ../nbs/06_evaluation.ipynb #a3f9c54d
+# %% ../nbs/06_evaluation.ipynb #5a930cf4
 def _paired(predictions, items, metric):
     "System -> values of one metric over all tasks of a test set, NaN where a system has no answer"
     import numpy as np
@@ -242,18 +252,25 @@ def _paired(predictions, items, metric):
 
 def _rounded(d): return {k: round(v, 6) if isinstance(v, float) else v for k, v in d.items()}
 
+def _check_range(name, values):
+    "Raise `DistillError` where the metric that systems are compared on is no score"
+    if wrong := [v for v in values if not -1.000001 <= v <= 1.000001 and v == v]:
+        raise DistillError(f'the metric {name!r} gave {wrong[0]:g}; what systems are compared by goes from 0 to 1, the better the higher: name another metric before it')
+
 def _score_set(test_set, predictions, encode, metrics):
     "Rows of scores.json and of item_scores.jsonl for one test set"
     items, found = {}, []
     for s, v in predictions.items():
         items[s] = item_scores(v, encode, metrics)
+        _check_range(*next(iter(items[s].items())))
         found += _item_rows(test_set, s, v, items[s], encode) # at once, because the matches of the last answers are still known
     scores = [score(v, test_set, s, items=items[s]) for s, v in predictions.items()]
     paired = _paired(predictions, items, scores[0]['main'])
     for r in scores:
         if {'one_shot', 'teacher'} <= set(paired): r['gap_closed'] = _gap(paired[r['system']], paired['one_shot'], paired['teacher'])
         if r['system'] != 'distilled': continue
-        r['against'] = {s: _rounded(asdict(compare(paired['distilled'], v))) for s, v in paired.items() if s != 'distilled'}
+        rivals = {s: v for s, v in paired.items() if s != 'distilled' and (v + paired['distilled'] == v + paired['distilled']).any()} # not NaN throughout
+        r['against'] = {s: _rounded(asdict(compare(paired['distilled'], v))) for s, v in rivals.items()}
     return scores, found
 
 def _gap(*values):
@@ -291,14 +308,32 @@ def score_run(
     write_json(run_dir/'scores.json', scores)
     return scores
 
-# %% ../nbs/06_evaluation.ipynb #0e0761c4
+# %% ../nbs/06_evaluation.ipynb #2443c1df
+def parts(
+    text: str, # an answer
+    kind: str, # its form: `json`, `steps` or `text`
+) -> list[str]:
+    "What an answer consists of: its steps, its fields, or itself."
+    if kind == 'steps': return steps(text)
+    return [f'{k}: {json.dumps(v, ensure_ascii=False)}' for k, v in fields(text).items()] if kind == 'json' and fields(text) else [text]*bool(text.strip())
+
+def alike(
+    row: dict,          # a row of `item_scores.jsonl`
+    kind: str = 'steps', # form of the expected answers
+) -> list[tuple[int, int]]: # index of the predicted part, of the expected one
+    "The parts that both answers have: steps that mean the same, fields and texts that are equal."
+    if kind == 'steps': return [(i, j) for i, j, cosine in row['pairs'] if cosine >= same_step]
+    said = parts(row['prediction'], kind)
+    return [(said.index(o), j) for j, o in enumerate(parts(row['expected'], kind)) if o in said]
+
 def unmatched(
-    row: dict, # a row of `item_scores.jsonl`
-) -> dict[str, list[str]]: # `missing` and `superfluous`: expected and predicted steps without a partner
-    "The steps on both sides that are not the same as any on the other."
-    same = [(i, j) for i, j, cosine in row['pairs'] if cosine >= same_step]
-    return dict(missing=[s for j, s in enumerate(steps(row['expected'])) if j not in {j for _, j in same}],
-                superfluous=[s for i, s in enumerate(steps(row['prediction'])) if i not in {i for i, _ in same}])
+    row: dict,           # a row of `item_scores.jsonl`
+    kind: str = 'steps', # form of the expected answers
+) -> dict[str, list[str]]: # `missing` and `superfluous`: expected and predicted parts without a partner
+    "The parts on both sides that are not the same as any on the other."
+    same, wanted, said = alike(row, kind), parts(row['expected'], kind), parts(row['prediction'], kind)
+    return dict(missing=[o for j, o in enumerate(wanted) if j not in {j for _, j in same}],
+                superfluous=[o for i, o in enumerate(said) if i not in {i for i, _ in same}])
 
 # %% ../nbs/06_evaluation.ipynb #4e28bc19
 def _steps_failure(row):

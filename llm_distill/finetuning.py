@@ -18,7 +18,7 @@ from fastcore.docments import docments
 from .prompts import DistillError, student_prompt, write_json, write_jsonl
 from .student import Student, has_bf16, quiet
 
-# %% ../nbs/05_finetuning.ipynb #7f91b41b
+# %% ../nbs/05_finetuning.ipynb #f72981d1
 @dataclass(frozen=True)
 class Recipe:
     "How to fine-tune."
@@ -43,6 +43,8 @@ class Recipe:
             raise DistillError('four_bit is True with lora_rank 0; 4-bit weights cannot learn: set lora_rank, e.g. to 16')
         if self.frozen_layers and self.lora_rank:
             raise DistillError(f'frozen_layers is {self.frozen_layers} with lora_rank {self.lora_rank}; adapters change all layers: set one of the two to 0')
+        if self.patience and not self.validation_share:
+            raise DistillError(f'patience is {self.patience} with validation_share 0; without validation nothing tells when to stop: set validation_share, e.g. to 0.1')
 
 _limits = dict(epochs=(1, 1e6), batch_size=(1, 1e6), lr=(0, 1), warmup_steps=(0, 1e9), max_grad_norm=(0, 1e9), weight_decay=(0, 1),
                seed=(0, 1e9), validation_share=(0, 0.5), tokens_at_once=(1, 1e12), patience=(0, 1e6), lora_rank=(0, 4096),
@@ -348,7 +350,7 @@ def _merged(trained, original, recipe):
     set_peft_model_state_dict(full, get_peft_model_state_dict(trained))
     return full.merge_and_unload()
 
-# %% ../nbs/05_finetuning.ipynb #8c926ebb
+# %% ../nbs/05_finetuning.ipynb #fa531595
 def _layers(model):
     "The list of a model's decoder layers"
     import torch
@@ -359,7 +361,9 @@ def _freeze(model, n):
     import torch
     layers = _layers(model)
     if n >= len(layers): raise DistillError(f'frozen_layers is {n} and the student has {len(layers)} layers; leave at least one to learn')
-    for m in (*layers[:n], *(m for m in model.modules() if isinstance(m, torch.nn.Embedding))): m.requires_grad_(False)
+    before = [m for name,m in model.named_modules() if isinstance(m, torch.nn.Embedding) # Bloom has a norm before its layers, OPT a projection
+              or re.search(r'embed[^.]*$|project_in$', name) and m is not model.get_output_embeddings()]
+    for m in (*layers[:n], *before): m.requires_grad_(False)
     return model
 
 class _Lower:
@@ -455,7 +459,7 @@ def _count(model):
     linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) and m is not head)
     return dict(all=n(model), linear=linear, head=n(head), layer=max(map(n, layers)), outside=n(model) - n(layers))
 
-# %% ../nbs/05_finetuning.ipynb #93e1cacd
+# %% ../nbs/05_finetuning.ipynb #077778fe
 def _memory(config, recipe, n_rows, width, n_learned, bf16, parts=1, devices=1, attention=None):
     "The `Memory` for parts of `n_rows` rows, `width` tokens wide, with `n_learned` learned tokens in all"
     n, trained, activations = _dry_run(config, recipe, n_rows, width, bf16, attention)
@@ -476,15 +480,19 @@ def estimate_memory(
     rows = [encode_pair(student, o['task'], o['completion']) for o in pairs]
     return _estimate(student, rows, recipe, devices)
 
+def _fsdp():
+    "Whether `accelerate launch` was told to split the weights over the processes"
+    return os.environ.get('ACCELERATE_USE_FSDP', '').lower() in ('1', 'true')
+
 def _estimate(student, rows, recipe, devices=1):
     "The `Memory` for rows of tokens"
     rows = sorted(rows, key=lambda r: -len(r.ids))[:math.ceil(recipe.batch_size / devices)]
     at_once = min(len(rows), max(1, recipe.tokens_at_once // len(rows[0].ids)))
     learned = sorted((len(r.ids) - r.n_prompt for r in rows), reverse=True)[:at_once]
-    bf16 = has_bf16(student.device)
+    bf16, split = has_bf16(student.device), devices if _fsdp() else 1
     attention = 'eager' if _is_short(student.model, len(rows[0].ids)) else student.model.config._attn_implementation
-    m = _memory(student.model.config, recipe, at_once, len(rows[0].ids), sum(learned), bf16, math.ceil(len(rows) / at_once), attention=attention)
-    return replace(m, exchange=m.gradients if devices > 1 else 0)
+    m = _memory(student.model.config, recipe, at_once, len(rows[0].ids), sum(learned), bf16, math.ceil(len(rows) / at_once), split, attention)
+    return m if split > 1 else replace(m, exchange=m.gradients if devices > 1 else 0)
 
 # %% ../nbs/05_finetuning.ipynb #3b013de5
 def available_memory(
@@ -507,16 +515,16 @@ def _group_limits(root='/sys/fs/cgroup', own='/proc/self/cgroup'):
                 cache = re.search(r'^inactive_file (\d+)', (folder/'memory.stat').read_text(), re.M) # given back when memory is short
                 yield int((folder/limit).read_text()) - int((folder/used).read_text()) + int(cache[1] if cache else 0)
 
-# %% ../nbs/05_finetuning.ipynb #b11c4d83
+# %% ../nbs/05_finetuning.ipynb #706a3b5b
 def _check_memory(student, rows, recipe, args, in_place=False):
     "Raise `DistillError` where memory is too small, with what would fit"
     try: need = _estimate(student, rows, recipe, args.world_size)
     except DistillError: raise
     except Exception: return # layers whose course depends on values cannot be run without
-    if in_place: need = replace(need, weights=0)
-    free = available_memory(args.device)
+    there = lambda m: replace(m, weights=0) if in_place and not recipe.four_bit else m # no copy is made
+    free, need = available_memory(args.device), there(need)
     if need.total <= free: return
-    fits = [f'{words} ({_size(m.total)})' for words,m in _smaller(student, rows, recipe, args, need) if m.total <= free]
+    fits = [f'{words} ({_size(m.total)})' for words,m in _smaller(student, rows, recipe, args, need) if there(m).total <= free]
     raise DistillError(f'{student.name} needs {_size(need.total)} to be trained and {_size(free)} are free ({args.device.type}): take '
                        + ' or '.join([*fits[:2], f'a student of less than {free / 16e6:.0f}M parameters']))
 
@@ -535,7 +543,7 @@ def _own_rows(batch, rank, world):
     mine = {k: v[rank::world] for k,v in batch.items()}
     return (mine, 1) if len(mine['labels']) else ({k: v[:1] for k,v in batch.items()}, 0)
 
-# %% ../nbs/05_finetuning.ipynb #f24d67ce
+# %% ../nbs/05_finetuning.ipynb #3cd678f6
 def _make_trainer(trained, student, train, validation, recipe, args):
     "A `Trainer` with our batches, loss, validation and checkpoints; `trained` is the student's model, with adapters around it or not"
     import torch
@@ -570,7 +578,7 @@ def _make_trainer(trained, student, train, validation, recipe, args):
             self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
             return metrics
         def _save_checkpoint(self, model, trial):
-            keep = _best_saved(self.state.log_history, self.args.output_dir) if recipe.patience else None
+            keep = _best_saved(self.state.log_history, self.args.output_dir) # with patience for the end, else for a loss that goes wrong
             with _whole_checkpoint(self.args, self.state.global_step, keep): super()._save_checkpoint(model, trial)
         def _save(self, output_dir=None, state_dict=None):
             more = dict(save_embedding_layers=False) if recipe.lora_rank else {} # or peft asks the Hub whether the vocabulary has grown
@@ -579,7 +587,7 @@ def _make_trainer(trained, student, train, validation, recipe, args):
         def _load_rng_state(self, checkpoint): pass
     return DistillTrainer(trained, args, train_dataset=train, eval_dataset=validation or None)
 
-# %% ../nbs/05_finetuning.ipynb #30473685
+# %% ../nbs/05_finetuning.ipynb #30522de7
 def _arguments(student, n_rows, validate, recipe, work_dir, report_to='none'):
     "The `TrainingArguments` of a recipe; in a process of several, this joins the others"
     from transformers import TrainingArguments
@@ -594,10 +602,6 @@ def _arguments(student, n_rows, validate, recipe, work_dir, report_to='none'):
         disable_tqdm=True, report_to=report_to, dataloader_pin_memory=False, ddp_find_unused_parameters=False, log_level='error')
     if args.n_gpu > 1: args._n_gpu = 1
     return args
-
-def _fsdp():
-    "Whether `accelerate launch` was told to split the weights over the processes"
-    return os.environ.get('ACCELERATE_USE_FSDP', '').lower() in ('1', 'true')
 
 # %% ../nbs/05_finetuning.ipynb #91101957
 @contextlib.contextmanager
@@ -656,7 +660,7 @@ def _say(text):
     from tqdm.auto import tqdm
     if PartialState().is_main_process: tqdm.write(text)
 
-# %% ../nbs/05_finetuning.ipynb #f1cb308f
+# %% ../nbs/05_finetuning.ipynb #0855eb0f
 def _loss_rows(history):
     "Rows of losses.jsonl from the trainer's log"
     for o in history:
@@ -669,20 +673,19 @@ def _best_saved(history, work_dir):
     found = [o for o in found if o is found[-1] or (Path(work_dir)/f'checkpoint-{o["step"]}').exists()]
     return min(found, key=lambda o: o['eval_loss'])['step'] if found else None
 
-def _load_kept(trainer, trained, original, recipe):
+def _load_kept(trainer, trained, recipe):
     "The trained model with the weights that are kept, of the best epoch or the last, and the number of the best epoch where there is one"
     history, folder, step = trainer.state.log_history, Path(trainer.args.output_dir), trainer.state.global_step
     best = _best_saved(history, folder) if recipe.patience else None
-    if trainer.is_fsdp_enabled: trained = _from_checkpoint(original, folder/f'checkpoint-{best or step}') # no process has the whole model
+    if trainer.is_fsdp_enabled: trained = _from_checkpoint(folder/f'checkpoint-{best or step}', trainer.args.device) # no process has the whole model
     elif best not in (None, step): trainer._load_from_checkpoint(str(folder/f'checkpoint-{best}'))
     return trained, best and round(next(o['epoch'] for o in history if o['step'] == best))
 
-def _from_checkpoint(original, checkpoint):
-    "A copy of a model with the weights of a checkpoint"
-    from safetensors.torch import load_file
-    model = copy.deepcopy(original)
-    model.load_state_dict(load_file(checkpoint/'model.safetensors'), strict=False) # tied weights stand in it once
-    return model
+def _from_checkpoint(checkpoint, device):
+    "The whole model of a checkpoint"
+    import torch
+    from transformers import AutoModelForCausalLM
+    return AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True).to(device)
 
 # %% ../nbs/05_finetuning.ipynb #835ffb08
 def diverging(
@@ -754,7 +757,7 @@ def _trackers(report_to):
             raise DistillError(f'cannot report to {n!r}, which is not installed: `pip install {n.replace("_", "-")}`') from None
     return names
 
-# %% ../nbs/05_finetuning.ipynb #057c05bb
+# %% ../nbs/05_finetuning.ipynb #f8d88d2f
 def _fingerprint(student, rows, recipe):
     "A hash of all that the result depends on; of the weights, about a thousand of each tensor"
     inputs = [asdict(recipe), [[r.n_prompt, *r.ids] for r in rows], student.model.config.to_diff_dict()]
@@ -765,7 +768,9 @@ def _fingerprint(student, rows, recipe):
 def _start_or_resume(work_dir, key):
     "The checkpoint to go on from, or None; what belongs to another run is removed"
     note = work_dir/'finetuning.json'
+    if not note.exists() and _checkpoints(work_dir): raise DistillError(f'{work_dir} holds checkpoints of another trainer; give another folder')
     if not note.exists() or json.loads(note.read_text()).get('inputs') != key:
+        if old := _checkpoints(work_dir): _say(f'{old[-1]} was made from other weights, pairs or settings and is removed')
         for o in (*work_dir.glob('checkpoint-*'), work_dir/'unfinished'): shutil.rmtree(o, ignore_errors=True)
         (work_dir/'losses.jsonl').unlink(missing_ok=True)
         write_json(note, dict(inputs=key))
@@ -797,30 +802,37 @@ def finetune(
     with args.main_process_first(local=False): checkpoint = _start_or_resume(work_dir, _fingerprint(student, rows, recipe))
     with quiet(): return _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch, in_place)
 
-# %% ../nbs/05_finetuning.ipynb #eb77501d
+# %% ../nbs/05_finetuning.ipynb #187d2422
 def _train(student, train, validation, recipe, args, checkpoint, progress, after_epoch, in_place):
     "Train from a checkpoint to the end, and give the student that is kept"
     from transformers import TrainerState
     work_dir, trained = Path(args.output_dir), _to_train(student.model, recipe, in_place)
     new = Student(_plain(trained, recipe), student.tokenizer, student.name, student.source)
+    new.make_room(max(len(r.ids) - r.n_prompt for r in (*train, *validation)))
+    if recipe.patience and not validation: _say(f'{len(train)} pairs are too few to keep some for validation, so patience has nothing to go by')
     trainer = _make_trainer(trained, new, train, validation, recipe, args)
     if checkpoint: trainer.state = TrainerState.load_from_json(f'{checkpoint}/trainer_state.json')
     if not (checkpoint and _is_over(trainer.state, recipe)): _run(trainer, student, new, recipe, checkpoint, progress, lambda epoch: after_epoch(new, epoch))
     elif not trainer.is_fsdp_enabled: trainer._load_from_checkpoint(checkpoint)
-    trained, kept = _load_kept(trainer, trained, student.model, recipe)
+    trained, kept = _load_kept(trainer, trained, recipe)
     rows = list(_loss_rows(trainer.state.log_history))
     if args.should_save: write_jsonl(work_dir/'losses.jsonl', rows + ([dict(kept_epoch=kept)] if kept else []))
     last = round(rows[-1]['epoch'])
     if kept and kept != last: _say(f'epoch {kept} is kept: no validation loss of the {last - kept} after it was lower')
-    new.model = _merged(trained, student.model, recipe).eval().requires_grad_(True) # also what this recipe left as it was
+    _take(new, _merged(trained, student.model, recipe))
     _wait_for_all()
     return new
+
+def _take(student, model):
+    "Make a trained model the student's: every weight may learn again, and answers are as long as before"
+    model.generation_config = student.model.generation_config
+    student.model = model.eval().requires_grad_(True)
 
 def _is_over(state, recipe):
     "Whether nothing is left to train after a checkpoint"
     return round(state.epoch) >= recipe.epochs or out_of_patience(list(_loss_rows(state.log_history)), recipe.patience)
 
-# %% ../nbs/05_finetuning.ipynb #211fa843
+# %% ../nbs/05_finetuning.ipynb #ee11dfc0
 def _run(trainer, student, new, recipe, checkpoint, progress, after_epoch):
     "Run the trainer with our callback in place of its own"
     from transformers import PrinterCallback
@@ -838,9 +850,9 @@ def _rescue(trainer, student, new, recipe):
     folder, history = Path(trainer.args.output_dir), trainer.state.log_history
     saved = _checkpoints(folder)
     if not saved: return ''
-    best = [o for o in saved if recipe.patience and _step(o) == _best_saved(history, folder)] or saved[-1:]
+    best = [o for o in saved if _step(o) == _best_saved(history, folder)] or saved[-1:]
     trainer._load_from_checkpoint(str(best[0]))
-    new.model = _merged(trainer.model, student.model, recipe)
+    _take(new, _merged(trainer.model, student.model, recipe))
     if trainer.args.should_save: new.save(folder/'best')
     return f"; the student of step {_step(best[0])} is saved in {folder/'best'}"
 

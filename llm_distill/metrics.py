@@ -189,9 +189,9 @@ def metrics_for(
     return first | dict(step_f1=step_f1, similarity=similarity, exact_match=exact_match, token_f1=token_f1, rouge_l=rouge_l,
                         format=_format(kind), length_ratio=length_ratio)
 
-# %% ../nbs/02a_metrics.ipynb #2c45d46e
+# %% ../nbs/02a_metrics.ipynb #14025479
 def own(
-    value, # function of a predicted and an expected answer -> number, or None to leave the item out
+    value, # function of a predicted and an expected answer -> number, or None to leave the item out; from 0 to 1, the better the higher, where systems are compared by it
 ): # -> a metric as in `metrics_for`
     "A user's own metric; raises `DistillError` where it fails or gives no finite number."
     def one(p, e):

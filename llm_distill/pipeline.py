@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/pipeline.html.md"""
 # %% auto #0
 __all__ = ['default_model', 'stages', 'scored', 'Run', 'settings', 'Partial', 'data_map', 'distill', 'expected']
 
-# %% ../nbs/08_pipeline.ipynb #c32df775
+# %% ../nbs/08_pipeline.ipynb #4d7d4061
 import hashlib, json, os, re, shutil, sys, time
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -18,7 +18,7 @@ from . import __version__
 from .prompts import DistillError, SeedPrompt, home_dir, read_jsonl, student_prompt, write_bytes, write_json, write_jsonl, write_text
 from .teacher import Plan, Teacher, Usage, estimate_plan, estimate_tokens, recorded_teacher
 from .synthesis import embed, near_threshold, rouge_threshold, synthesis_prompt, synthesize_splits
-from .metrics import leakage
+from .metrics import form, leakage
 from .labeling import check_content, check_settings, dataset_card, label, load_function, push_dataset, to_dataset, write_dataset
 from .student import Student, find_student
 from .finetuning import Recipe, finetune
@@ -415,19 +415,29 @@ def _facts(self: Run):
                 data=dict(file='train.jsonl', sha256=hashlib.sha256((self.path/'train.jsonl').read_bytes()).hexdigest()),
                 versions={'llm_distill': __version__} | {k: version(k) for k in ('torch', 'transformers')})
 
-# %% ../nbs/08_pipeline.ipynb #dc72b72b
+# %% ../nbs/08_pipeline.ipynb #aa64bcd0
 @patch
 def _answers(self: Run, system, prompt, tasks):
     "What a system answers to tasks; None where the teacher's second sample is flawed"
     if system == 'echo': return echo(tasks)
-    if system in ('nearest', 'constant'): return dict(nearest=nearest, constant=constant)[system](tasks, read_jsonl(self.path/'train.jsonl'))
+    train = read_jsonl(self.path/'train.jsonl')
+    if system == 'nearest': return nearest(tasks, train)
+    if system == 'constant': return constant(tasks, train, metric=self._main_metric([r['completion'] for r in train]))
     if system == 'distilled': return predict(self._load(str(self.path/'student')), tasks, progress=self.bars)
     if system != 'teacher':
-        return dict(one_shot=one_shot, zero_shot=zero_shot)[system](prompt, self._load(self.record['settings']['student']), tasks, progress=self.bars)
+        untuned = self._load(self.record['settings']['student'])
+        untuned.make_room(max(len(untuned.encode(r['completion'])) for r in train)) # as the distilled one has it
+        return dict(one_shot=one_shot, zero_shot=zero_shot)[system](prompt, untuned, tasks, progress=self.bars)
+    if not self.teacher: raise DistillError("the teacher's second answers have to be made anew; give the same command with --teacher MODEL")
     how = self.record['settings']['labeling'] # the labels' samples come before this one
     pairs, bad = label(prompt, tasks, self.teacher, stage='evaluation', sample=how['samples'], temperature=0.7, check=how['check'], reask=how['reask'])
     self._second_rejects += bad
     return list(map(dict(zip(pairs['task'], pairs['completion'])).get, tasks))
+
+@patch
+def _main_metric(self: Run, answers):
+    "The metric that systems are compared on, for answers of one form"
+    return next(iter(choose_metrics(self.record['settings']['metrics'], form(answers)).values()))
 
 @patch
 def _load(self: Run, name):
@@ -435,20 +445,22 @@ def _load(self: Run, name):
     if getattr(self, '_loaded', ('',))[0] != name: self._loaded = name, Student.load(name)
     return self._loaded[1]
 
-# %% ../nbs/08_pipeline.ipynb #3bb067e3
+# %% ../nbs/08_pipeline.ipynb #83d61c30
 scored = ['scores.json', 'item_scores.jsonl', 'leakage.jsonl'] # what scoring writes
 
 @patch
 def evaluate(self: Run):
     "Let every system answer the test sets, and score the answers."
     s, record = self.record['settings'], self.record['stages']
-    if not (self.path/'student'/'config.json').exists(): raise DistillError(f'{self.path} has no student yet; do the stage `finetune` first')
+    if not any((self.path/f).exists() for f in ('student/config.json', *self._files('distilled'))):
+        raise DistillError(f'{self.path} has no student yet; do the stage `finetune` first')
+    own = [_content_of(m) for m in s['metrics']]
     trained, untuned = record.get('finetune', {}).get('inputs'), [s['student'], _weights(s['student'])]
-    depends = dict(teacher=[self.asked, s['labeling'], check_content(s['labeling']['check'])], echo=0, nearest=0, constant=0, one_shot=untuned, zero_shot=untuned, distilled=trained)
+    depends = dict(teacher=[self.asked, s['labeling'], check_content(s['labeling']['check'])], echo=0, nearest=0, constant=['best by the main metric', own], one_shot=untuned, zero_shot=untuned, distilled=trained)
     reads = ['train.jsonl', *(f'test_{k}.jsonl' for k in self.prompts)]
     for name, o in depends.items():
         self.step(f'evaluate {name}', [s['seed'], s['other'], o], reads, self._files(name), lambda: self._predict(name))
-    self.step('evaluate scores', [_content_of(m) for m in s['metrics']] or 0, ['train.jsonl', *sum(map(self._files, depends), [])], scored,
+    self.step('evaluate scores', own or 0, ['train.jsonl', *sum(map(self._files, depends), [])], scored,
               lambda: score_run(self.path, metrics=s['metrics'] or None) and None)
 
 def _content_of(metric):

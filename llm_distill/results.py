@@ -8,7 +8,7 @@ Docs: https://llm-distill.github.io/llm_distill/results.html.md"""
 __all__ = ['metric_names', 'read_scores', 'tables', 'more_tables', 'verdict', 'plot_scores', 'plot_losses', 'plot_steps',
            'leakage_note', 'plot_leakage', 'worst', 'html_table', 'report', 'write_results']
 
-# %% ../nbs/07_results.ipynb #267b0d1a
+# %% ../nbs/07_results.ipynb #e419c563
 import base64
 from collections import Counter
 from html import escape
@@ -16,11 +16,11 @@ from pathlib import Path
 from statistics import mean
 from .cost import BreakEven, _cost_notes, _cost_rows, _say_break_even, plot_break_even, read_cost, tell_break_even
 from .data import _colours, _figure, _png, _read, _rows, _share_bars, data_pictures, filter_counts, system_name, system_names
-from .evaluation import failure_clusters, unmatched
-from .metrics import same_step
+from .evaluation import alike, failure_clusters, parts, unmatched
+from .metrics import form
 from .prompts import DistillError, markdown_table, markdown_text, one_line, read_jsonl, steps, write_bytes, write_text
 
-# %% ../nbs/07_results.ipynb #2fc2c534
+# %% ../nbs/07_results.ipynb #01fc7fb0
 metric_names = dict( # metric of scores.json -> heading; others are called by their own name
     similarity='similarity', step_f1='step F1', step_precision='step precision', step_recall='step recall', strict_f1='strict F1',
     strict_precision='strict precision', strict_recall='strict recall', step_order='order', step_count='steps', exact_match='exact match',
@@ -32,11 +32,13 @@ def _main(r):
     "The metric that systems are compared on"
     return r.get('main', 'step_f1')
 
+def _shown(r): return list(dict.fromkeys(('similarity', _main(r)))) # the metrics of tables and figures
+
 def _check_row(r, path):
     "Raise `DistillError` where a row of scores.json lacks what the tables show"
     try:
-        numbers = [r[m][k] for m in ('similarity', _main(r)) for k in ('mean', 'low', 'high')]
-        fine = all(isinstance(o, (int, float)) for o in numbers) and r['n'] > 0 and r['test_set'] and r['system']
+        triples = [[r[m][k] for k in ('mean', 'low', 'high')] for m in ('similarity', _main(r))] # of None where a metric does not apply
+        fine = all(o == [None]*3 or all(isinstance(v, (int, float)) for v in o) for o in triples) and r['n'] > 0 and r['test_set'] and r['system']
     except (KeyError, TypeError, AttributeError): fine = False
     if not fine: raise DistillError(f'{path} has a malformed row {str(r)[:80]!r}; run the stage `evaluate` again')
 
@@ -64,10 +66,10 @@ def _ordered(rows):
     order = _known_first(dict.fromkeys(r['system'] for r in rows))
     return sorted(rows, key=lambda r: order.index(r['system']))
 
-# %% ../nbs/07_results.ipynb #3aa8f3bc
+# %% ../nbs/07_results.ipynb #6c10ab0b
 def _interval(o):
     "`.70 (.65 to .74)`, with three digits, of a mean and its interval"
-    return f"{o['mean']:.3f} ({o['low']:.3f} to {o['high']:.3f})"
+    return '–' if o['mean'] is None else f"{o['mean']:.3f} ({o['low']:.3f} to {o['high']:.3f})"
 
 def _share(o):
     "`82% (75% to 89%)`; only the share where it is certain by definition"
@@ -76,7 +78,7 @@ def _share(o):
 
 def _table(rows):
     "Heading and body of the table of one test set"
-    metrics, gaps = ['similarity', _main(rows[0])], any('gap_closed' in r for r in rows)
+    metrics, gaps = _shown(rows[0]), any('gap_closed' in r for r in rows)
     gap = lambda r: [_share(r.get('gap_closed'))] if gaps else []
     body = [[system_name(r['system']), *(_interval(r[m]) for m in metrics), *gap(r), r['n']] for r in _ordered(rows)]
     return ['system', *map(_name, metrics), *(['gap closed'] if gaps else []), 'n'], body
@@ -136,10 +138,11 @@ def more_tables(
     found = _by_set(read_scores(run_dir))
     return '\n\n'.join(f'**Further metrics, test tasks from {_sets[t]}**\n\n{_escaped_table(*_more_table(v))}' for t, v in found.items())
 
-# %% ../nbs/07_results.ipynb #89aecdf5
+# %% ../nbs/07_results.ipynb #537f8d71
 _needed = ('one_shot', 'nearest', 'echo') # without these comparisons there is no verdict
 
-def _relation(d): return 'better than' if d['low'] > 0 else 'worse than' if d['high'] < 0 else 'not distinguishable from'
+def _relation(d): # few items are sure of nothing, however they agree, which p knows
+    return 'not distinguishable from' if d['p'] >= .05 or d['low'] <= 0 <= d['high'] else 'better than' if d['low'] > 0 else 'worse than'
 
 def _obstacles(row, relation):
     "The systems, without the teacher, to which the distilled student has a relation on a test set"
@@ -163,14 +166,14 @@ def _headline(student):
     parts = [f'{k} on test tasks from {" and from ".join(found[k])}' for k in ('did not work', 'is not shown to work', 'worked') if k in found]
     return f'The distillation {"; it ".join(parts)}.'
 
-def _comparison(system, student):
+def _comparison(system, student, name=system_name):
     "One line about one other system: its relation to the student, and the differences on each test set"
     said = {}
     for t, r in student.items():
         if d := r.get('against', {}).get(system):
             numbers = f"{d['mean']:+.3f} ({d['low']:+.3f} to {d['high']:+.3f}, p {_p(d['p'])})"
             said.setdefault(_relation(d), []).append(f'by {numbers} on {_sets[t]}')
-    return '; '.join(f'{relation} "{system_name(system)}" {" and ".join(o)}' for relation, o in said.items())
+    return '; '.join(f'{relation} "{name(system)}" {" and ".join(o)}' for relation, o in said.items())
 
 def _p(p): return '< 0.001' if p < 0.001 else f'= {p:.3f}'
 
@@ -200,12 +203,13 @@ def _colour(system):
     "The colour of a system: baselines are grey"
     return _colours[_system_colours.get(system, 'grey')]
 
-# %% ../nbs/07_results.ipynb #e82988a6
+# %% ../nbs/07_results.ipynb #6e8ccfaf
 _markers = dict(same=('o', 'same seed prompt', -0.13), different=('s', 'different seed prompt', 0.13))
 
 def _dots(ax, scores, names, metric):
     "Means and intervals of one metric, a line for each system"
-    for r in scores:
+    known = [r for r in scores if r[metric]['mean'] is not None]
+    for r in known:
         marker, _, shift = _markers[r['test_set']]
         o, colour = r[metric], _colour(r['system'])
         fill = colour if r['test_set'] == 'same' else 'white'
@@ -213,17 +217,18 @@ def _dots(ax, scores, names, metric):
         ax.plot([o['low'], o['high']], [y, y], color=colour, linewidth=2, zorder=2)
         ax.plot(o['mean'], y, marker, color=colour, markerfacecolor=fill, markersize=7, zorder=3)
         ax.annotate(f"{o['mean']:.2f}", (o['high'], y), xytext=(5, 0), textcoords='offset points', va='center', fontsize=8)
-    ax.set(title=_name(metric), xlim=(0, 1.08), xlabel='mean and 95% interval')
+    ax.set(title=_name(metric), xlim=(min([0, *(r[metric]['low'] for r in known)]), 1.08), xlabel='mean and 95% interval')
 
 def plot_scores(
     run_dir: str | Path, # a run's directory with `scores.json`
 ): # -> matplotlib Figure
-    "Both metrics with intervals, per system and test set."
+    "Similarity and the main metric with intervals, per system and test set."
     from matplotlib.lines import Line2D
     scores = [r for r in _ordered(read_scores(run_dir)) if r['test_set'] in _markers]
     names = list(dict.fromkeys(r['system'] for r in scores))
-    fig, axes = _figure(2, height=1.6 + 0.45*len(names), sharey=True)
-    for ax, metric in zip(axes, ('similarity', _main(scores[0]))): _dots(ax, scores, names, metric)
+    shown = _shown(scores[0])
+    fig, axes = _figure(len(shown), height=1.6 + 0.45*len(names), sharey=True)
+    for ax, metric in zip(axes, shown): _dots(ax, scores, names, metric)
     axes[0].set_yticks(range(len(names)), [system_name(s) for s in names])
     axes[0].invert_yaxis()
     handles = [Line2D([], [], color='#333333', marker=m, linewidth=0, markerfacecolor='#333333' if k == 'same' else 'white', label=label)
@@ -234,7 +239,7 @@ def plot_scores(
 def _say_scores(run_dir):
     "The same in words"
     scores = read_scores(run_dir)
-    told = lambda r: f'{system_name(r["system"])}: {r[_main(scores[0])]["mean"]:.2f}'
+    told = lambda r: f'{system_name(r["system"])}: {"–" if (o := r[_main(scores[0])]["mean"]) is None else f"{o:.2f}"}'
     by_set = [f'{_sets[t]}: {"; ".join(map(told, _ordered(v)))}.' for t, v in _by_set(scores).items()]
     return f'{_name(_main(scores[0]))} on ' + ' On '.join(by_set)
 
@@ -357,16 +362,16 @@ def _items(run_dir, system):
         raise DistillError(f"{Path(run_dir)/'item_scores.jsonl'} has no complete rows of {system!r}; run the stage `evaluate` again")
     return found
 
-# %% ../nbs/07_results.ipynb #ba0d9022
+# %% ../nbs/07_results.ipynb #7620b7d3
 def worst(
     run_dir: str | Path,       # a run's directory with `item_scores.jsonl`
     n: int = 5,                # how many
     system: str = 'distilled', # whose answers
 ) -> list[dict]: # rows with `test_set`, `task`, `score`, `missing` and `superfluous`, the worst first
-    "The answers with the lowest score on the main metric, and what is wrong with their steps."
-    metric = _main(read_scores(run_dir)[0])
-    ranked = sorted((r for r in _items(run_dir, system) if r.get(metric) is not None), key=lambda r: r[metric])
-    return [dict(test_set=r['test_set'], task=r['task'], score=r[metric], **unmatched(r)) for r in ranked[:n]]
+    "The answers with the lowest score on the main metric, and what is wrong with their steps, fields or texts."
+    metric, rows = _main(read_scores(run_dir)[0]), _items(run_dir, system)
+    ranked, kind = sorted((r for r in rows if r.get(metric) is not None), key=lambda r: r[metric]), form([r['expected'] for r in rows])
+    return [dict(test_set=r['test_set'], task=r['task'], score=r[metric], **unmatched(r, kind)) for r in ranked[:n]]
 
 # %% ../nbs/07_results.ipynb #00d11077
 def _failures(run_dir, metric):
@@ -476,28 +481,30 @@ def html_table(
     return (f'<div class="scroll" role="region" aria-label="{_html(caption)}" tabindex="0"><table><caption>{_html(caption)}</caption>'
             f'<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>')
 
-# %% ../nbs/07_results.ipynb #9b35cf16
-def _step_list(found, partner, lonely):
-    "An HTML list of steps; `partner` maps an index to the number of its pair"
-    marks = [(f'm{(partner[i]-1) % 4}', f'step {partner[i]}') if i in partner else ('none', lonely) for i in range(len(found))]
+# %% ../nbs/07_results.ipynb #efe387c0
+def _part_list(found, partner, lonely, one):
+    "An HTML list of the parts of an answer, each called `one`; `partner` maps an index to the number of its pair"
+    marks = [(f'm{(partner[i]-1) % 4}', f'{one} {partner[i]}') if i in partner else ('none', lonely) for i in range(len(found))]
     items = [f'<li class="{kind}"><b>{mark}</b> {_html(s)}</li>' for (kind, mark), s in zip(marks, found)]
     return f'<ul class="steps">{"".join(items) or "<li>(nothing)</li>"}</ul>'
 
-def _example(r, metric):
+_part_names = dict(steps='step', json='field', text='text')
+
+def _example(r, metric, kind):
     "One answer beside the expected one"
-    same = sorted((j, i) for i, j, cosine in r['pairs'] if cosine >= same_step)
-    number = {pair: k for k, pair in enumerate(same, 1)}
-    left = _step_list(steps(r['expected']), {j: k for (j, _), k in number.items()}, 'missing')
-    right = _step_list(steps(r['prediction']), {i: k for (_, i), k in number.items()}, 'superfluous')
+    number, one = {pair: k for k, pair in enumerate(sorted((j, i) for i, j in alike(r, kind)), 1)}, _part_names[kind]
+    left = _part_list(parts(r['expected'], kind), {j: k for (j, _), k in number.items()}, 'missing', one)
+    right = _part_list(parts(r['prediction'], kind), {i: k for (_, i), k in number.items()}, 'superfluous', one)
     where = _sets.get(r['test_set'], r['test_set'])
     return (f'<article><h3>{_html(r["task"])}</h3><p>{_html(_name(metric))} {r[metric]:.2f}, from {where}</p>'
             f'<div class="pair"><div><h4>Teacher</h4>{left}</div><div><h4>Student</h4>{right}</div></div></article>')
 
 def _examples(run_dir, metric, n=20):
     "HTML of `n` answers, evenly spread from the worst to the best"
-    ranked = sorted((r for r in _items(run_dir, 'distilled') if r.get(metric) is not None), key=lambda r: r[metric])
+    rows = _items(run_dir, 'distilled')
+    ranked, kind = sorted((r for r in rows if r.get(metric) is not None), key=lambda r: r[metric]), form([r['expected'] for r in rows])
     chosen = sorted({round(k*(len(ranked) - 1)/max(1, n - 1)) for k in range(n)}) if ranked else []
-    return '\n'.join(_example(ranked[k], metric) for k in chosen)
+    return '\n'.join(_example(ranked[k], metric, kind) for k in chosen)
 
 # %% ../nbs/07_results.ipynb #b9fd225e
 def _facts(run_dir):
@@ -515,7 +522,7 @@ def _facts(run_dir):
              'made with': record.get('llm_distill') and f'llm_distill {record["llm_distill"]}'}
     return {k: v for k, v in found.items() if v not in (None, '', {})}
 
-# %% ../nbs/07_results.ipynb #bc849267
+# %% ../nbs/07_results.ipynb #0f0e3a14
 def _picture(data, title, numbers):
     "A figure whose PNG bytes are part of the page; who does not see it is told its numbers"
     source = f'data:image/png;base64,{base64.b64encode(data).decode()}'
@@ -530,8 +537,8 @@ def _score_tables(run_dir, scores):
 def _verdict_html(run_dir, scores):
     "HTML of the verdict"
     headline, lines = _findings(scores)
-    return (f'<p class="verdict">{_html(headline)}</p><p>Compared on the same items by {_html(_name(_main(scores[0])))}, the distilled student is</p><ul>'
-            + ''.join(f'<li>{_html(o)}</li>' for o in lines) + f'</ul><p>{_html(leakage_note(run_dir))}</p>')
+    about = f'<p>The distilled student, by {_html(_name(_main(scores[0])))} on the same items, is</p><ul>{"".join(f"<li>{_html(o)}</li>" for o in lines)}</ul>' if lines else ''
+    return f'<p class="verdict">{_html(headline)}</p>{about}<p>{_html(leakage_note(run_dir))}</p>'
 
 def _section_html(tables, sentences, names, pictures):
     "One of the further sections"
@@ -560,7 +567,7 @@ def report(
     "The report: verdict, tables, figures, examples, facts; refers to nothing outside of itself."
     return _page(run_dir, _pictures(run_dir), _more_sections(run_dir))
 
-# %% ../nbs/07_results.ipynb #710957de
+# %% ../nbs/07_results.ipynb #6920916a
 _figures = dict( # name of the file -> drawing, title, the same in words
     scores=(plot_scores, 'Scores with 95% intervals for each system and test set', _say_scores),
     losses=(plot_losses, 'Training loss for each step and validation loss for each epoch', _say_losses),
@@ -571,7 +578,7 @@ _figures = dict( # name of the file -> drawing, title, the same in words
 
 def _pictures(run_dir):
     "Name -> PNG bytes, title and numbers in words of the figures that make sense for a run"
-    of_steps = _main(read_scores(run_dir)[0]).startswith(('step', 'strict'))
+    of_steps = form([r['expected'] for r in _items(run_dir, 'distilled')]) == 'steps'
     priced = (Path(run_dir)/'cost.json').exists() and _break_even(run_dir).known
     skip = ([] if of_steps else ['steps']) + ([] if _read(run_dir, 'leakage.jsonl') else ['leakage']) + ([] if priced else ['break_even'])
     drawn = {name: (_png(plot(run_dir)), title, say(run_dir)) for name, (plot, title, say) in _figures.items() if name not in skip}

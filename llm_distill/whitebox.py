@@ -7,14 +7,14 @@ Docs: https://llm-distill.github.io/llm_distill/whitebox.html.md"""
 # %% auto #0
 __all__ = ['cut_layers', 'distill_logits']
 
-# %% ../nbs/05a_whitebox.ipynb #340c5a58
+# %% ../nbs/05a_whitebox.ipynb #c8a753dc
 import contextlib, copy, os, re, warnings
 from hashlib import sha256
 from pathlib import Path
 from .prompts import DistillError, write_jsonl
 from .student import Student, has_bf16, quiet
 from .finetuning import (Batches, Recipe, best_epoch, encode_pair, mean_loss, split_validation, _arguments, _collate,
-                                    _fingerprint, _is_over, _layers, _loss_rows, _make_callback, _start_or_resume, _to_train)
+                                    _fingerprint, _is_over, _layers, _loss_rows, _make_callback, _start_or_resume, _take, _to_train)
 
 # %% ../nbs/05a_whitebox.ipynb #33858861
 def cut_layers(
@@ -168,11 +168,12 @@ def distill_logits(
         args = config(**(args | _more_arguments(student, recipe, validation)), beta=beta)
         return _train(teacher, student, train, validation, recipe, args, hard, checkpoint, progress)
 
-# %% ../nbs/05a_whitebox.ipynb #f2d5576f
+# %% ../nbs/05a_whitebox.ipynb #ed60e4d9
 def _train(teacher, student, train, validation, recipe, args, hard, checkpoint, progress):
     "Train from a checkpoint to the end, and give the student that is kept"
     from transformers import PrinterCallback, TrainerState
     new = Student(_to_train(student.model, recipe), student.tokenizer, student.name, student.source)
+    new.make_room(max(len(r.ids) - r.n_prompt for r in (*train, *validation)))
     trainer = _trainer(copy.copy(new.model), copy.copy(teacher.model), new, train, validation, recipe, args, hard)
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(_make_callback(trainer, recipe, Path(args.output_dir), progress, lambda epoch: None, 'distilling'))
@@ -181,5 +182,5 @@ def _train(teacher, student, train, validation, recipe, args, hard, checkpoint, 
     else: trainer.train(resume_from_checkpoint=checkpoint)
     rows = list(_loss_rows(trainer.state.log_history))
     write_jsonl(Path(args.output_dir)/'losses.jsonl', rows + ([dict(kept_epoch=best_epoch(rows))] if args.load_best_model_at_end else []))
-    new.model.eval()
+    _take(new, new.model)
     return new

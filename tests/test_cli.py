@@ -284,6 +284,11 @@ def test_metric_judge_and_cost_renew_the_results(tiny, tmp_path, capsys, monkeyp
     assert main(capsys, 'results', path)[0] == 0 and 'short</th>' in report()
     here.write_text('def short(predicted, expected): return 0\n')
     assert 'scores: done' in main(capsys, 'evaluate', path)[1] and 'scores: nothing to do' in main(capsys, 'evaluate', path)[1]
+    (path/'student').rename(tmp_path/'elsewhere') # scores need neither weights nor a teacher
+    with monkeypatch.context() as m:
+        m.setattr('llm_distill.cli.Teacher', None)
+        assert 'scores: done' in main(capsys, 'evaluate', path, '--metric', 'exact_match')[1] and 'scores: done' in main(capsys, 'evaluate', path, '--metric', 'mine.py:short')[1]
+    (tmp_path/'elsewhere').rename(path/'student')
     before = json.loads((path/'run.json').read_text())
     with Judge(lambda *_: say('A')) as server:
         code, text = main(capsys, 'judge', path, '--base-url', server.url, '--teacher', 'a-judge', '--n', 2, '--cache', tmp_path/'c.sqlite')

@@ -132,3 +132,18 @@ def test_a_real_run_alone_scores_as_in_its_own_tables():
             for metric in 'step_f1', 'similarity': assert v[metric] == pytest.approx(own[t, o['system']][metric], abs=2e-4), (o['name'], t, metric)
     for t, others in found['systems'][0]['against'].items():
         for s, d in others.items(): assert d['mean'] == pytest.approx(own[t, 'distilled']['against'][s]['mean'], abs=2e-4)
+
+
+def test_a_student_that_did_not_work_is_not_recommended(tmp_path):
+    echo, silent = made_up(tmp_path/'echo', [.15]*20, 'big'), made_up(tmp_path/'silent', [0.]*20, 'small')
+    said = comparison([echo, silent])['verdict']['headline']
+    assert 'no student is to be recommended: the distillation of big, which scores highest, did not work' in said and 'is the best' not in said
+
+
+def test_a_gap_with_a_small_denominator_keeps_its_interval():
+    rng = np.random.default_rng(0)
+    before, ceiling = rng.normal(.50, .1, 40), rng.normal(.55, .1, 40)
+    values = .53 + rng.normal(0, .02, (2, 40))
+    from llm_distill.comparison import gap_over_seeds
+    mean, low, high = gap_over_seeds(values, before, ceiling)
+    assert mean == pytest.approx((values.mean() - before.mean())/(ceiling.mean() - before.mean())) and high - low < 5, 'resampled ratios would make it endless'

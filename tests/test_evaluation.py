@@ -217,6 +217,10 @@ def test_pairing_helps_and_agrees_with_the_t_test():
     assert (d.low, d.high) == pytest.approx((interval.low, interval.high), abs=.06) and d.mean == pytest.approx((a - b).mean())
     assert d.high - d.low < 1 < ev.bootstrap(a)[2] - ev.bootstrap(a)[1]
 
+def test_few_items_are_sure_of_nothing():
+    "All of n differences have one sign by chance in 2 of 2^n cases"
+    assert [ev.compare(np.full(n, .9), np.zeros(n)).p for n in (1, 2, 5)] == [1, .5, .0625] and ev.compare(np.full(12, .9), np.zeros(12)).p < .001
+
 def test_p_and_interval_agree():
     rng = np.random.default_rng(0)
     for i in range(60):
@@ -304,6 +308,23 @@ def test_neither_memory_nor_file_grow_without_end(tmp_path, monkeypatch):
     assert in_file(tmp_path/'v') == 50
 
 # ---- a metric of the user's choice
+
+def test_a_metric_that_says_nothing_of_a_baseline_compares_the_others(tmp_path, recorded, encode):
+    tasks, expected, again = (o[:6] for o in recorded['same'])
+    saved_run(tmp_path, dict(distilled=again, one_shot=['x']*6, teacher=expected), tasks, expected)
+    row = ev.score_run(tmp_path, encode, 'step_order')[0] # a single step has no order
+    assert set(row['against']) == {'teacher'} and ev.score_run(tmp_path, encode, 'step_f1')[0]['against'].keys() == {'one_shot', 'teacher'}
+
+@pytest.mark.parametrize('metric,says', [('step_count', "more of 'step_count' is not better"), (lambda p, e: 4, "gave 4; what systems are compared by goes from 0 to 1")])
+def test_what_is_no_score_does_not_compare_systems(tmp_path, recorded, encode, metric, says):
+    tasks, expected, again = (o[:6] for o in recorded['same'])
+    saved_run(tmp_path, dict(distilled=again, teacher=expected), tasks, expected)
+    with pytest.raises(DistillError, match=says): ev.score_run(tmp_path, encode, metric)
+
+def test_the_best_constant_is_the_most_frequent_label(encode):
+    labels = [dict(task=f't{i}', completion='neutral' if i < 3 else 'negative' if i < 8 else 'positive') for i in range(20)]
+    assert ev.constant(['x', 'y'], labels, encode) == ['positive']*2
+    assert ev.constant(['x'], labels, encode, lambda p, e, encode: np.array([len(a) == 7 for a in p])) == ['neutral']
 
 def test_metrics_are_chosen_by_name_function_and_file(tmp_path, recorded, encode):
     tasks, expected, again = (o[:6] for o in recorded['same'])

@@ -7,7 +7,7 @@ from llm_distill.prompts import DistillError, read_jsonl, student_prompt
 from llm_distill import finetuning
 from llm_distill.finetuning import Batches, Memory, Recipe, available_memory, best_epoch, completion_loss, diverging, encode_pair, estimate_memory, finetune
 from llm_distill.finetuning import make_recipe, mean_loss, memory_plan, out_of_patience, parse_override, recipes, split_validation
-from llm_distill.finetuning import _Lower, _collate, _freeze, _group_limits, _layers, _loss_sums, _parts, _summed_entropy
+from llm_distill.finetuning import _Lower, _collate, _freeze, _from_checkpoint, _group_limits, _layers, _loss_sums, _parts, _summed_entropy
 from llm_distill.student import Student, tiny_student
 from families import FAMILIES, build
 
@@ -344,6 +344,16 @@ def test_frozen_layers_hand_on_what_they_gave(student):
         with lower.replay(lower.hidden[r][None]): assert _loss_sums(student, [r])[0] == pytest.approx(loss, rel=1e-3)
     assert not ran and _loss_sums(student, rows) and ran
 
+def test_nothing_below_the_frozen_layers_waits_for_a_gradient(student):
+    "Or several processes would wait for one that never comes"
+    import copy
+    model, rows = copy.deepcopy(student), [encode_pair(student, **o) for o in PAIRS[:1]]
+    model.model = _freeze(copy.deepcopy(student.model), n := len(_layers(student.model)) - 1)
+    lower, batch = _Lower(model, rows, n), {k: v.to(student.device) for k,v in _collate(rows, student.tokenizer.pad_token_id).items()}
+    with lower.replay(lower.hidden[rows[0]][None]): completion_loss(model.model, **batch).backward()
+    named = dict(model.model.named_parameters())
+    assert {k for k,p in named.items() if p.requires_grad} == {k for k,p in named.items() if p.grad is not None} != set()
+
 def test_frozen_layers_leave_one_to_learn(tmp_path):
     tiny = tiny_student()
     with pytest.raises(DistillError, match='frozen_layers is 2 and the student has 2 layers; leave at least one'):
@@ -439,10 +449,10 @@ def test_a_loss_that_rises_for_good_is_told_from_a_spike():
     assert diverging(start + [4.9] * 20) == pytest.approx(4.8) and diverging(start + [4.7] * 20) is None
     assert diverging([.05] * 10 + [.5] * 30) is None # a student that was good already may get worse by little
 
-@pytest.mark.parametrize('lora', [0, 4])
+@pytest.mark.parametrize('lora, patience', [(0, 19), (4, 19), (0, 0)])
 @pytest.mark.parametrize('bad, said', [(float('nan'), 'the loss became nan at step 8 with lr 0.001: run again with a lower lr, e.g. 0.00025'),
                                        (9., r'the loss has been above .* for 20 steps, after .* at first, at step 27 with lr 0.001: run again')])
-def test_a_loss_that_goes_wrong_leaves_the_best_student(tmp_path, monkeypatch, bad, said, lora):
+def test_a_loss_that_goes_wrong_leaves_the_best_student(tmp_path, monkeypatch, bad, said, lora, patience):
     "Two epochs of three steps go well; the second is the best"
     tiny, loss, calls, after, sums = tiny_student(), finetuning.completion_loss, [], [], iter([3., 2., 5.] + [6.] * 40)
     def going_wrong(model, *args):
@@ -451,7 +461,7 @@ def test_a_loss_that_goes_wrong_leaves_the_best_student(tmp_path, monkeypatch, b
         return loss(model, *args) * (1 if sum(calls) < 8 else bad)
     monkeypatch.setattr(finetuning, 'completion_loss', going_wrong)
     monkeypatch.setattr(finetuning, '_loss_sums', lambda *args, **kwargs: (next(sums), 1))
-    recipe = Recipe(epochs=20, batch_size=4, lr=1e-3, patience=19, validation_share=0.1, lora_rank=lora)
+    recipe = Recipe(epochs=20, batch_size=4, lr=1e-3, patience=patience, validation_share=0.1, lora_rank=lora)
     with pytest.raises(DistillError, match=said) as e: finetune(tiny, HARD[:10], recipe, tmp_path/'work', progress=False)
     assert '\n' not in str(e.value) and f"the student of step 6 is saved in {tmp_path/'work'/'best'}" in str(e.value)
     monkeypatch.undo()
@@ -569,6 +579,41 @@ def test_a_checkpoint_of_another_run_is_not_used(tmp_path):
         assert all((p == q).all() for p,q in zip(here.model.parameters(), fresh.model.parameters()))
         assert (tmp_path/'b'/'losses.jsonl').read_text() == (tmp_path/'c'/'losses.jsonl').read_text() != (tmp_path/'a'/'losses.jsonl').read_text()
         for o in 'bc': shutil.rmtree(tmp_path/o)
+
+def test_checkpoints_of_another_trainer_are_left_alone(tmp_path, capsys):
+    other = tmp_path/'checkpoint-500'
+    other.mkdir()
+    (other/'trainer_state.json').write_text('{}')
+    with pytest.raises(DistillError, match='holds checkpoints of another trainer'): finetune(tiny_student(), PAIRS, QUICK, tmp_path, progress=False)
+    assert other.exists()
+    for lr in 1e-3, 2e-3: finetune(tiny_student(), PAIRS, replace(QUICK, lr=lr), tmp_path/'own', progress=False)
+    assert 'checkpoint-2 was made from other weights, pairs or settings and is removed' in capsys.readouterr().out
+
+def test_a_checkpoint_is_a_whole_model(tmp_path):
+    "As is needed where no process has one"
+    new = finetune(tiny_student(), PAIRS, QUICK, tmp_path, progress=False)
+    loaded = _from_checkpoint(tmp_path/'checkpoint-2', new.device)
+    assert all((p == q).all() for p,q in zip(new.model.parameters(), loaded.parameters(), strict=True))
+
+def test_answers_may_be_as_long_as_those_that_were_learned(tmp_path):
+    long = [dict(task='Count.', completion=' '.join(map(str, range(150))))]
+    new = finetune(tiny_student(), PAIRS + long, QUICK, tmp_path/'work', progress=False)
+    learned = len(encode_pair(new, **long[0]).ids) - encode_pair(new, **long[0]).n_prompt
+    assert new.max_new_tokens == learned + learned//4 > 150 and Student.load(str(new.save(tmp_path/'student'))).max_new_tokens == new.max_new_tokens
+    assert finetune(tiny_student(), PAIRS, QUICK, tmp_path/'short', progress=False).max_new_tokens == 128
+    assert finetune(new, PAIRS, QUICK, tmp_path/'again', progress=False).max_new_tokens == 128
+
+def test_patience_needs_something_to_go_by(tmp_path, capsys):
+    with pytest.raises(DistillError, match='patience is 3 with validation_share 0'): Recipe(patience=3, validation_share=0)
+    finetune(tiny_student(), PAIRS, replace(QUICK, patience=1, validation_share=.1), tmp_path, progress=False)
+    assert '4 pairs are too few to keep some for validation, so patience has nothing to go by' in capsys.readouterr().out
+
+def test_split_weights_need_less_of_each_device(monkeypatch):
+    rows = [encode_pair(tiny := tiny_student(), **o) for o in PAIRS]
+    whole = finetuning._estimate(tiny, rows, QUICK, 4)
+    monkeypatch.setenv('ACCELERATE_USE_FSDP', 'true')
+    split = finetuning._estimate(tiny, rows, QUICK, 4)
+    assert split.weights == whole.weights // 4 and split.optimizer == whole.optimizer // 4
 
 def test_half_written_checkpoints_are_ignored_and_the_last_is_kept(tmp_path):
     tiny = tiny_student()

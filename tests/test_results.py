@@ -139,18 +139,18 @@ def test_a_good_student_succeeds_and_is_still_below_the_ceiling(tmp_path, record
 
 @pytest.mark.parametrize('intervals, says', [
     (dict(), 'worked on'), (dict(teacher=(-.3, -.2)), 'worked on'), (dict(echo=(-.01, .2)), 'is not shown to work on'), (dict(echo=(0, .2)), 'is not shown to work on'),
-    (dict(constant=(0, 0)), 'is not shown to work on'), (dict(nearest=(-.2, -.01)), 'did not work on'), (dict(nearest=(-.2, -.01), echo=(-.1, .1)), 'did not work on')])
+    (dict(constant=(0, 0)), 'is not shown to work on'), (dict(echo=(.1, .2, .125)), 'is not shown to work on'), (dict(nearest=(-.2, -.01)), 'did not work on'), (dict(nearest=(-.2, -.01), echo=(-.1, .1)), 'did not work on')])
 def test_the_verdict_follows_from_the_intervals(run_dir, intervals, says):
     rows = [r for r in json.loads((run_dir/'scores.json').read_text()) if r['test_set'] == 'same']
     ends = dict(one_shot=(.1, .2), nearest=(.1, .2), echo=(.001, .2), teacher=(-.1, .1)) | intervals
     for r in rows:
-        if r['system'] == 'distilled': r['against'] = {s: dict(mean=(a + b)/2, low=a, high=b, p=.01, n=9) for s, (a, b) in ends.items()}
+        if r['system'] == 'distilled': r['against'] = {s: dict(mean=(a + b)/2, low=a, high=b, p=p[0] if p else .01, n=9) for s, (a, b, *p) in ends.items()}
     write_json(run_dir/'scores.json', rows)
     said = results.verdict(run_dir).splitlines()[0]
     assert said.startswith(f'**The distillation {says} test tasks from the same seed prompt') and said.count('work') == 1
-    for s, (low, high) in ends.items():
-        named = low <= 0 if says.startswith('is not') else high < 0
-        assert (f'the {results.system_names[s]}' in said) == (named and s != 'teacher')
+    for s, (low, high, *p) in ends.items():
+        named = low <= 0 or p if says.startswith('is not') else high < 0
+        assert (f'the {results.system_names[s]}' in said) == bool(named and s != 'teacher')
 
 def test_verdict_without_what_it_needs(run_dir):
     rows = json.loads((run_dir/'scores.json').read_text())
@@ -172,10 +172,31 @@ def test_worst_answers_and_their_steps(run_dir):
     found = results.worst(run_dir, 3)
     assert [r['score'] for r in found] == [0, 0, .025] and found[0]['missing'] == ['b', 'c'] and found[0]['superfluous'] == ['b']
 
+def test_parts_that_are_fields_are_told_as_fields(run_dir):
+    rows = [r | dict(expected='{"what": "milk", "when": "at 9, or 10"}', prediction='{"what": "milk", "when": null}') for r in read_jsonl(run_dir/'item_scores.jsonl')]
+    write_jsonl(run_dir/'item_scores.jsonl', rows)
+    found = results.worst(run_dir, 1)[0]
+    assert (found['missing'], found['superfluous']) == (['when: "at 9, or 10"'], ['when: null'])
+    text = ' '.join(Page(results.report(run_dir)).text)
+    assert 'field 1' in text and 'what: "milk"' in text and 'step 1' not in text
+    write_jsonl(run_dir/'item_scores.jsonl', [r | dict(expected='Yes.', prediction='No.') for r in rows])
+    assert {k: results.worst(run_dir, 1)[0][k] for k in ('missing', 'superfluous')} == dict(missing=['Yes.'], superfluous=['No.'])
+
+def test_one_metric_is_shown_once(run_dir):
+    write_json(run_dir/'scores.json', [r | dict(main='similarity') for r in json.loads((run_dir/'scores.json').read_text())])
+    assert len(parsed(results.tables(run_dir))['Table 1'][0]) == 3 and len(results.plot_scores(run_dir).axes) == 1
+
+def test_a_metric_that_does_not_apply_to_a_system_is_a_dash(run_dir):
+    none = dict(mean=None, low=None, high=None)
+    rows = json.loads((run_dir/'scores.json').read_text())
+    write_json(run_dir/'scores.json', [r | dict(step_f1=none) if r['system'] == 'echo' else r for r in rows])
+    assert parsed(results.tables(run_dir))['Table 1'][4][2] == '–' and 'echo of the task: –' in results._say_scores(run_dir)
+    results.plot_scores(run_dir)
+
 def test_a_task_without_steps_gets_no_figure_of_steps(run_dir):
     rows = [r | dict(main='token_f1', token_f1=r['step_f1']) for r in json.loads((run_dir/'scores.json').read_text())]
     write_json(run_dir/'scores.json', rows)
-    write_jsonl(run_dir/'item_scores.jsonl', [r | dict(token_f1=r['step_f1']) for r in read_jsonl(run_dir/'item_scores.jsonl')])
+    write_jsonl(run_dir/'item_scores.jsonl', [r | dict(token_f1=r['step_f1'], expected='Yes.') for r in read_jsonl(run_dir/'item_scores.jsonl')])
     write_jsonl(run_dir/'leakage.jsonl', [])
     text = results.write_results(run_dir).read_text()
     assert {f.name for f in (run_dir/'figures').iterdir()} == {'scores.png', 'losses.png'} and 'token F1' in results.tables(run_dir)

@@ -415,3 +415,12 @@ def test_generation_settings_of_the_maker_do_not_reach_the_answers():
     model.generation_config.update(repetition_penalty=5., do_sample=True, top_p=0.1)
     assert Student(model, plain.tokenizer, 'again').answer(TASKS, max_new_tokens=12) == plain.answer(TASKS, max_new_tokens=12)
     assert model.generation_config.repetition_penalty in (None, 1.0)
+
+
+def test_answers_end_where_the_student_says_or_the_call(float32):
+    tiny = tiny_student()
+    assert tiny.max_new_tokens == 128 and tiny._encode_all([PROMPT], None)[1] == 128 and tiny._encode_all([PROMPT], 7)[1] == 7
+    tiny.make_room(500)
+    assert tiny.max_new_tokens == 625 and tiny._encode_all([PROMPT], None)[1] == 512 - len(tiny.encode(PROMPT)), 'no more than the model has place for'
+    tiny.make_room(20)
+    assert tiny.max_new_tokens == 128

@@ -757,7 +757,7 @@ def _trackers(report_to):
             raise DistillError(f'cannot report to {n!r}, which is not installed: `pip install {n.replace("_", "-")}`') from None
     return names
 
-# %% ../nbs/05_finetuning.ipynb #f8d88d2f
+# %% ../nbs/05_finetuning.ipynb #b1346694
 def _fingerprint(student, rows, recipe):
     "A hash of all that the result depends on; of the weights, about a thousand of each tensor"
     inputs = [asdict(recipe), [[r.n_prompt, *r.ids] for r in rows], student.model.config.to_diff_dict()]
@@ -770,7 +770,7 @@ def _start_or_resume(work_dir, key):
     note = work_dir/'finetuning.json'
     if not note.exists() and _checkpoints(work_dir): raise DistillError(f'{work_dir} holds checkpoints of another trainer; give another folder')
     if not note.exists() or json.loads(note.read_text()).get('inputs') != key:
-        if old := _checkpoints(work_dir): _say(f'{old[-1]} was made from other weights, pairs or settings and is removed')
+        if old := _checkpoints(work_dir): _say(f'{old[-1].name} was made from other weights, pairs or settings and is removed')
         for o in (*work_dir.glob('checkpoint-*'), work_dir/'unfinished'): shutil.rmtree(o, ignore_errors=True)
         (work_dir/'losses.jsonl').unlink(missing_ok=True)
         write_json(note, dict(inputs=key))

@@ -496,7 +496,7 @@ def _in_cache(hub):
     config, *weights = (isinstance(o, str) for o in found)
     return _Copy(hub, None, 'the local Hugging Face cache') if config and any(weights) else None
 
-# %% ../nbs/04_student.ipynb #4a9b5a94
+# %% ../nbs/04_student.ipynb #1864cb4b
 def _on_hub(name, hub):
     "The Hub, asked once and briefly whether it is there and has the model as safetensors"
     from huggingface_hub import HfApi, constants
@@ -511,7 +511,8 @@ def _on_hub(name, hub):
     except Exception as e:
         raise DistillError(f'{name!r} ({hub}) is not on this machine and the Hub cannot be reached ({type(e).__name__}): {todo}') from None
     if not any(o.rfilename.endswith('.safetensors') for o in info.siblings or []):
-        raise DistillError(f'{hub!r} has no safetensors weights; choose a model that has, or convert it first')
+        raise DistillError(f'{hub!r} has no safetensors weights; choose a model that has, or, where you trust its source, let transformers read and save it once '
+                           '(from_pretrained, then save_pretrained, of model and tokenizer) and give that folder')
     return _Copy(hub, None, 'the Hugging Face Hub', local=False)
 
 # %% ../nbs/04_student.ipynb #e51ec68e

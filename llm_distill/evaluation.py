@@ -242,7 +242,7 @@ def read_predictions(
     if not found: raise DistillError(f'no predictions in {folder}; run the stage `evaluate` first')
     return found
 
-# %% ../nbs/06_evaluation.ipynb #5a930cf4
+# %% ../nbs/06_evaluation.ipynb #b7f165ac
 def _paired(predictions, items, metric):
     "System -> values of one metric over all tasks of a test set, NaN where a system has no answer"
     import numpy as np
@@ -259,6 +259,7 @@ def _check_range(name, values):
 
 def _score_set(test_set, predictions, encode, metrics):
     "Rows of scores.json and of item_scores.jsonl for one test set"
+    import numpy as np
     items, found = {}, []
     for s, v in predictions.items():
         items[s] = item_scores(v, encode, metrics)
@@ -269,7 +270,7 @@ def _score_set(test_set, predictions, encode, metrics):
     for r in scores:
         if {'one_shot', 'teacher'} <= set(paired): r['gap_closed'] = _gap(paired[r['system']], paired['one_shot'], paired['teacher'])
         if r['system'] != 'distilled': continue
-        rivals = {s: v for s, v in paired.items() if s != 'distilled' and (v + paired['distilled'] == v + paired['distilled']).any()} # not NaN throughout
+        rivals = {s: v for s, v in paired.items() if s != 'distilled' and not np.isnan(paired['distilled'] - v).all()}
         r['against'] = {s: _rounded(asdict(compare(paired['distilled'], v))) for s, v in rivals.items()}
     return scores, found
 

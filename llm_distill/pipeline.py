@@ -415,19 +415,23 @@ def _facts(self: Run):
                 data=dict(file='train.jsonl', sha256=hashlib.sha256((self.path/'train.jsonl').read_bytes()).hexdigest()),
                 versions={'llm_distill': __version__} | {k: version(k) for k in ('torch', 'transformers')})
 
-# %% ../nbs/08_pipeline.ipynb #aa64bcd0
+# %% ../nbs/08_pipeline.ipynb #24b92885
 @patch
 def _answers(self: Run, system, prompt, tasks):
     "What a system answers to tasks; None where the teacher's second sample is flawed"
     if system == 'echo': return echo(tasks)
+    if system == 'distilled': return predict(self._load(str(self.path/'student')), tasks, progress=self.bars)
+    if system == 'teacher': return self._second_sample(prompt, tasks)
     train = read_jsonl(self.path/'train.jsonl')
     if system == 'nearest': return nearest(tasks, train)
     if system == 'constant': return constant(tasks, train, metric=self._main_metric([r['completion'] for r in train]))
-    if system == 'distilled': return predict(self._load(str(self.path/'student')), tasks, progress=self.bars)
-    if system != 'teacher':
-        untuned = self._load(self.record['settings']['student'])
-        untuned.make_room(max(len(untuned.encode(r['completion'])) for r in train)) # as the distilled one has it
-        return dict(one_shot=one_shot, zero_shot=zero_shot)[system](prompt, untuned, tasks, progress=self.bars)
+    untuned = self._load(self.record['settings']['student'])
+    untuned.make_room(max(len(untuned.encode(r['completion'])) for r in train)) # as the distilled one has it
+    return dict(one_shot=one_shot, zero_shot=zero_shot)[system](prompt, untuned, tasks, progress=self.bars)
+
+@patch
+def _second_sample(self: Run, prompt, tasks):
+    "The teacher's second answers; None where one is flawed"
     if not self.teacher: raise DistillError("the teacher's second answers have to be made anew; give the same command with --teacher MODEL")
     how = self.record['settings']['labeling'] # the labels' samples come before this one
     pairs, bad = label(prompt, tasks, self.teacher, stage='evaluation', sample=how['samples'], temperature=0.7, check=how['check'], reask=how['reask'])

@@ -362,15 +362,20 @@ def _items(run_dir, system):
         raise DistillError(f"{Path(run_dir)/'item_scores.jsonl'} has no complete rows of {system!r}; run the stage `evaluate` again")
     return found
 
-# %% ../nbs/07_results.ipynb #7620b7d3
+# %% ../nbs/07_results.ipynb #649209cd
+def _ranked(run_dir, metric, system='distilled'):
+    "The rows of one system that have a score, the worst first, and the form of the expected answers"
+    rows = _items(run_dir, system)
+    return sorted((r for r in rows if r.get(metric) is not None), key=lambda r: r[metric]), form([r['expected'] for r in rows])
+
 def worst(
     run_dir: str | Path,       # a run's directory with `item_scores.jsonl`
     n: int = 5,                # how many
     system: str = 'distilled', # whose answers
 ) -> list[dict]: # rows with `test_set`, `task`, `score`, `missing` and `superfluous`, the worst first
     "The answers with the lowest score on the main metric, and what is wrong with their steps, fields or texts."
-    metric, rows = _main(read_scores(run_dir)[0]), _items(run_dir, system)
-    ranked, kind = sorted((r for r in rows if r.get(metric) is not None), key=lambda r: r[metric]), form([r['expected'] for r in rows])
+    metric = _main(read_scores(run_dir)[0])
+    ranked, kind = _ranked(run_dir, metric, system)
     return [dict(test_set=r['test_set'], task=r['task'], score=r[metric], **unmatched(r, kind)) for r in ranked[:n]]
 
 # %% ../nbs/07_results.ipynb #00d11077
@@ -481,7 +486,7 @@ def html_table(
     return (f'<div class="scroll" role="region" aria-label="{_html(caption)}" tabindex="0"><table><caption>{_html(caption)}</caption>'
             f'<thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody></table></div>')
 
-# %% ../nbs/07_results.ipynb #efe387c0
+# %% ../nbs/07_results.ipynb #e95c4ad9
 def _part_list(found, partner, lonely, one):
     "An HTML list of the parts of an answer, each called `one`; `partner` maps an index to the number of its pair"
     marks = [(f'm{(partner[i]-1) % 4}', f'{one} {partner[i]}') if i in partner else ('none', lonely) for i in range(len(found))]
@@ -501,8 +506,7 @@ def _example(r, metric, kind):
 
 def _examples(run_dir, metric, n=20):
     "HTML of `n` answers, evenly spread from the worst to the best"
-    rows = _items(run_dir, 'distilled')
-    ranked, kind = sorted((r for r in rows if r.get(metric) is not None), key=lambda r: r[metric]), form([r['expected'] for r in rows])
+    ranked, kind = _ranked(run_dir, metric)
     chosen = sorted({round(k*(len(ranked) - 1)/max(1, n - 1)) for k in range(n)}) if ranked else []
     return '\n'.join(_example(ranked[k], metric, kind) for k in chosen)
 

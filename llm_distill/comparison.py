@@ -8,7 +8,7 @@ Docs: https://llm-distill.github.io/llm_distill/comparison.html.md"""
 __all__ = ['seed_effects', 'mean_over_seeds', 'difference', 'gap_over_seeds', 'Tested', 'read_run', 'check_same_tests', 'Repeats',
            'group', 'System', 'list_systems', 'comparison', 'plot_sizes', 'plot_students', 'compare_runs']
 
-# %% ../nbs/08a_comparison.ipynb #d4af8eb1
+# %% ../nbs/08a_comparison.ipynb #a004dc88
 import hashlib, json, math, struct
 from dataclasses import asdict, dataclass, replace
 from itertools import combinations
@@ -18,7 +18,7 @@ from .finetuning import Recipe
 from .evaluation import Difference, bootstrap, compare, gap_closed, resampled_means, surest
 from .data import _colours, _figure, _label, _png, _rows, system_name, system_names
 from .results import (_comparison, _escaped_table, _headline, _html, _interval, _judgement, _main, _markers, _name, _picture, _relation, _sets,
-                                 _share, _style, html_table, read_scores)
+                                 _set_legend, _share, _span, _style, html_table, read_scores)
 from .pipeline import _name_of, _read_record
 
 # %% ../nbs/08a_comparison.ipynb #84689949
@@ -346,12 +346,7 @@ def _remarks(found):
     if len(found['differences']) > len(found['test_sets']): said.append('The p-values are not corrected for their number.')
     return said
 
-# %% ../nbs/08a_comparison.ipynb #e68dfc68
-def _span(ax, x, o, colour, marker, filled):
-    "A mean with its interval"
-    ax.plot([x, x], [o['low'], o['high']], color=colour, linewidth=2)
-    ax.plot(x, o['mean'], marker, color=colour, markerfacecolor=colour if filled else 'white', markersize=7)
-
+# %% ../nbs/08a_comparison.ipynb #f5ad2137
 def _limits(found):
     "From 0 to 1, or as far as the intervals go"
     ends = [v[found['metric']][k] for o in found['systems'] for v in o['scores'].values() for k in ('low', 'high')]
@@ -383,7 +378,7 @@ def _draw_sizes(ax, found, test_set, metric):
     pairs = _of_size(found, test_set)
     for which, colour, style in ((0, 'blue', '-'), (1, 'red', '--')):
         points = [(p[0]['parameters'], p[which]['scores'][test_set][metric]) for p in pairs if p[which] and test_set in p[which]['scores']]
-        for x, o in points: _span(ax, x, o, _colours[colour], 'o', not which)
+        for x, o in points: _span(ax, o, x, _colours[colour], 'o', not which, upright=True)
         ax.plot([x for x, _ in points], [o['mean'] for _, o in points], style, color=_colours[colour], linewidth=1)
     for o, _ in pairs: ax.annotate(_label(o['students'][0], 24), (o['parameters'], o['scores'][test_set][metric]['low']), xytext=(0, -4), textcoords='offset points', ha='center', va='top', fontsize=8)
     for o in found['systems']:
@@ -393,26 +388,22 @@ def _draw_sizes(ax, found, test_set, metric):
     ax.set_xticks(sizes, [f'{o/1e6:,.0f}M' if o >= 1e7 else f'{o/1e6:.2g}M' for o in sizes])
     ax.minorticks_off()
 
-# %% ../nbs/08a_comparison.ipynb #7108f54c
+# %% ../nbs/08a_comparison.ipynb #5f54e6d0
 def plot_students(
     found: dict, # from `comparison`
 ): # -> matplotlib Figure
     "The scores of all systems with their intervals."
-    from matplotlib.lines import Line2D
     metric, lines = found['metric'], found['systems']
     fig, (ax,) = _figure(height=1.2 + 0.42*len(lines), width=8)
     for y, o in enumerate(lines):
         colour = _colours[dict(distilled='blue', one_shot='red', teacher='green').get(o['system'], 'grey')]
         for t, v in o['scores'].items():
             marker, _, shift = _markers[t]
-            ax.plot([v[metric]['low'], v[metric]['high']], [y + shift]*2, color=colour, linewidth=2)
-            ax.plot(v[metric]['mean'], y + shift, marker, color=colour, markerfacecolor=colour if t == 'same' else 'white', markersize=7)
+            _span(ax, v[metric], y + shift, colour, marker, t == 'same')
     ax.set_yticks(range(len(lines)), [_label(o['name'], 50) for o in lines])
     ax.invert_yaxis()
     ax.set(xlim=_limits(found), xlabel=f'{_name(metric)}, mean and 95% interval')
-    handles = [Line2D([], [], color='#333333', marker=_markers[t][0], linewidth=0, markerfacecolor='#333333' if t == 'same' else 'white', label=_markers[t][1])
-               for t in found['test_sets']]
-    fig.legend(handles=handles, loc='outside lower center', ncols=2, frameon=False)
+    _set_legend(fig, found['test_sets'])
     return fig
 
 # %% ../nbs/08a_comparison.ipynb #e52e70d8

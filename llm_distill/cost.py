@@ -226,7 +226,7 @@ def _machine_time(seconds, hourly_price):
     if not hourly_price: return 0.
     return None if seconds is None else seconds*hourly_price/3600
 
-# %% ../nbs/06c_cost.ipynb #4d96aab0
+# %% ../nbs/06c_cost.ipynb #c7b28ef4
 def _watch_others():
     "A function that says how many CPUs other processes have kept busy since"
     import psutil
@@ -260,7 +260,7 @@ def _timed_before(run_dir, record):
     "What an earlier cost.json knows of the latency of the run's teacher; it was paid for"
     try: timed = json.loads((Path(run_dir)/'cost.json').read_text(encoding='utf-8'))['systems']['teacher']
     except (OSError, ValueError, KeyError, TypeError): return None
-    return timed if timed.get('model') == record['settings'].get('teacher', {}).get('model') else None
+    return timed if isinstance(timed, dict) and timed.get('model') == record['settings'].get('teacher', {}).get('model') else None
 
 def cost_run(
     run_dir: str | Path,            # a run's directory, with `run.json`, `test_same.jsonl` and the student's weights in `student/`

@@ -203,19 +203,29 @@ def _colour(system):
     "The colour of a system: baselines are grey"
     return _colours[_system_colours.get(system, 'grey')]
 
-# %% ../nbs/07_results.ipynb #6e8ccfaf
+# %% ../nbs/07_results.ipynb #b38e42bb
 _markers = dict(same=('o', 'same seed prompt', -0.13), different=('s', 'different seed prompt', 0.13))
+
+def _span(ax, o, at, colour, marker, filled, upright=False):
+    "A mean with its interval, at a height or, upright, at a place on the x axis"
+    turned = lambda along, across: (across, along) if upright else (along, across)
+    ax.plot(*turned([o['low'], o['high']], [at, at]), color=colour, linewidth=2, zorder=2)
+    ax.plot(*turned(o['mean'], at), marker, color=colour, markerfacecolor=colour if filled else 'white', markersize=7, zorder=3)
+
+def _set_legend(fig, test_sets):
+    "The marks of the test sets, below a figure"
+    from matplotlib.lines import Line2D
+    handles = [Line2D([], [], color='#333333', marker=m, linewidth=0, markerfacecolor='#333333' if k == 'same' else 'white', label=label)
+               for k, (m, label, _) in _markers.items() if k in test_sets]
+    fig.legend(handles=handles, loc='outside lower center', ncols=2, frameon=False)
 
 def _dots(ax, scores, names, metric):
     "Means and intervals of one metric, a line for each system"
     known = [r for r in scores if r[metric]['mean'] is not None]
     for r in known:
         marker, _, shift = _markers[r['test_set']]
-        o, colour = r[metric], _colour(r['system'])
-        fill = colour if r['test_set'] == 'same' else 'white'
-        y = names.index(r['system']) + shift
-        ax.plot([o['low'], o['high']], [y, y], color=colour, linewidth=2, zorder=2)
-        ax.plot(o['mean'], y, marker, color=colour, markerfacecolor=fill, markersize=7, zorder=3)
+        o, y = r[metric], names.index(r['system']) + shift
+        _span(ax, o, y, _colour(r['system']), marker, r['test_set'] == 'same')
         ax.annotate(f"{o['mean']:.2f}", (o['high'], y), xytext=(5, 0), textcoords='offset points', va='center', fontsize=8)
     ax.set(title=_name(metric), xlim=(min([0, *(r[metric]['low'] for r in known)]), 1.08), xlabel='mean and 95% interval')
 
@@ -223,7 +233,6 @@ def plot_scores(
     run_dir: str | Path, # a run's directory with `scores.json`
 ): # -> matplotlib Figure
     "Similarity and the main metric with intervals, per system and test set."
-    from matplotlib.lines import Line2D
     scores = [r for r in _ordered(read_scores(run_dir)) if r['test_set'] in _markers]
     names = list(dict.fromkeys(r['system'] for r in scores))
     shown = _shown(scores[0])
@@ -231,9 +240,7 @@ def plot_scores(
     for ax, metric in zip(axes, shown): _dots(ax, scores, names, metric)
     axes[0].set_yticks(range(len(names)), [system_name(s) for s in names])
     axes[0].invert_yaxis()
-    handles = [Line2D([], [], color='#333333', marker=m, linewidth=0, markerfacecolor='#333333' if k == 'same' else 'white', label=label)
-               for k, (m, label, _) in _markers.items() if any(r['test_set'] == k for r in scores)]
-    fig.legend(handles=handles, loc='outside lower center', ncols=2, frameon=False)
+    _set_legend(fig, {r['test_set'] for r in scores})
     return fig
 
 def _say_scores(run_dir):

@@ -50,7 +50,7 @@ def has_bf16(
     if device.type == 'cuda': return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == 'cpu' and (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
-# %% ../nbs/04_student.ipynb #b51ea973
+# %% ../nbs/04_student.ipynb #ec9ea9f8
 usual_length = 128 # tokens that an answer may have if nothing is known
 
 class Student:
@@ -66,7 +66,7 @@ class Student:
         self.model,self.tokenizer,self.name,self.source,self.facts = model,tokenizer,name,source,facts or {}
         self.ends = _set_special(model, tokenizer) # ids that end an answer, the tokenizer's EOS first
         self.last_generation = None                # the `Generation` of the last call
-        self._copy, self._copy_version = None, None
+        self._copy, self._copy_state = None, None
     def __repr__(self): return f'Student({self.name!r}, {self.n_parameters/1e6:.1f}M parameters, {self.device.type})'
     @property
     def device(self): return self.model.device
@@ -190,16 +190,22 @@ def _room(self: Student, n_prompt):
     most = self.max_new_tokens
     return max(min(most, usual_length), min(most, self.context - n_prompt)) if self.context else most
 
-# %% ../nbs/04_student.ipynb #e79dc3fc
+# %% ../nbs/04_student.ipynb #59209c99
+def _state(model):
+    "What changes with the weights: how often torch saw them written, and the bytes of about a hundred of each tensor"
+    import torch
+    parts = [p.detach().flatten()[::max(1, p.numel() // 64)].float().cpu() for p in model.parameters()]
+    return sum(p._version for p in model.parameters()), torch.cat(parts).numpy().tobytes()
+
 @patch
 def _runner(self: Student):
     "The model to generate with: a bfloat16 copy where the device has it, made anew when the weights have changed"
     import torch
     if not has_bf16(self.device): return self.model.eval()
-    version = sum(p._version for p in self.model.parameters())
-    if self._copy is None or version != self._copy_version:
+    state = _state(self.model)
+    if state != self._copy_state:
         half = {id(p): torch.nn.Parameter(p.detach().to(torch.bfloat16), requires_grad=False) for p in self.model.parameters()}
-        self._copy, self._copy_version = copy.deepcopy(self.model, half).eval(), version
+        self._copy, self._copy_state = copy.deepcopy(self.model, half).eval(), state
     return self._copy
 
 @contextlib.contextmanager

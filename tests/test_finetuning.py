@@ -374,8 +374,13 @@ def test_training_in_place_gives_the_same_student(tmp_path, lora):
     assert placed.model is tiny.model and all((a == b).all() for a,b in zip(copied.model.parameters(), placed.model.parameters()))
 
 def test_a_look_after_each_epoch(tmp_path):
+    import torch
     seen, tiny = [], tiny_student()
-    tuned = finetune(tiny, PAIRS, replace(QUICK, epochs=3), tmp_path, progress=False, after_epoch=lambda s, e: seen.append((e, mean_loss(s, [encode_pair(s, **PAIRS[0])]))))
+    def look(student, epoch):
+        answering = [p.float().clone() for p in student._runner().parameters()]
+        assert all(torch.allclose(a, p, rtol=1e-2) for a, p in zip(answering, student.model.parameters())) # answers are this epoch's
+        seen.append((epoch, mean_loss(student, [encode_pair(student, **PAIRS[0])])))
+    tuned = finetune(tiny, PAIRS, replace(QUICK, epochs=3), tmp_path, progress=False, after_epoch=look)
     assert [e for e,_ in seen] == [1, 2, 3] and seen[0][1] > seen[2][1] == pytest.approx(mean_loss(tuned, [encode_pair(tuned, **PAIRS[0])]), rel=1e-3)
 
 # --- several processes

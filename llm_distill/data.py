@@ -16,12 +16,12 @@ from statistics import mean, median
 from .prompts import DistillError, markdown_table, markdown_text, one_line, read_jsonl, steps, write_bytes
 from .metrics import form
 
-# %% ../nbs/06a_data.ipynb #efa140fe
+# %% ../nbs/06a_data.ipynb #8f09b97a
 split_names = dict( # split -> what figures and tables call it, in their order
     train='training set', test_same='test set, same seed prompt', test_different='test set, different seed prompt')
 system_names = dict( # system -> what tables and figures call it, in their order
     distilled='distilled student, zero-shot', one_shot='untuned student, 1-shot', zero_shot='untuned student, zero-shot',
-    nearest='nearest training answer', constant='typical training answer', echo='echo of the task', teacher='teacher, second sample')
+    nearest='nearest training answer', constant='best constant training answer', echo='echo of the task', teacher='teacher, second sample')
 
 def system_name(
     system: str, # as in scores.json; one that is not in `system_names` is called by its own name

@@ -69,7 +69,7 @@ def nearest(
     closest = (embed(list(tasks)) @ embed([r['task'] for r in train_rows]).T).argmax(1)
     return [train_rows[i]['completion'] for i in closest]
 
-# %% ../nbs/06_evaluation.ipynb #4d7e031b
+# %% ../nbs/06_evaluation.ipynb #c1557dc7
 def constant(
     tasks: list[str],       # questions
     train_rows: list[dict], # the training set, rows with `task` and `completion`
@@ -78,7 +78,7 @@ def constant(
 ) -> list[str]: # the same answer for each task
     "The baseline that always gives the training answer that scores best on the training set."
     import numpy as np
-    if not train_rows: raise DistillError('the training set is empty, so there is no typical answer; run the stage `label` first')
+    if not train_rows: raise DistillError('the training set is empty, so there is no best constant answer; run the stage `label` first')
     answers, encode = [r['completion'] for r in train_rows[:100]], remember(encode) # each is scored against each
     metric = metric or next(iter(metrics_for(form(answers)).values()))
     return [max(dict.fromkeys(answers), key=lambda a: np.nansum(metric([a]*len(answers), answers, encode)))]*len(tasks)

@@ -92,7 +92,7 @@ def _add(parser, *names):
     for name in names: parser.add_argument(name, **_options[name])
     return parser
 
-# %% ../nbs/10_cli.ipynb #0414873c
+# %% ../nbs/10_cli.ipynb #9984a2e4
 _asking = 'synthesize', 'label', 'evaluate' # stages that need the teacher
 
 _about = dict(synthesize='let the teacher write the tasks', label='let the teacher answer the tasks', finetune='train the student on the answers',
@@ -137,7 +137,7 @@ def parser() -> argparse.ArgumentParser:
     sub.add_argument('--teacher', metavar='MODEL', help='measure the latency of this teacher too, by one paid request a task (default: only the students are measured)')
     _add(sub, '--base-url', '--price-in', '--price-out')
     sub = command('compare', 'the students of several runs side by side; runs that differ only in the seed are repeats of one student', side_by_side)
-    sub.add_argument('run_dirs', nargs='+', metavar='RUN_DIR', help='the directory of a finished run')
+    sub.add_argument('run_dirs', nargs='+', metavar='RUN_DIR', help='the directory of a finished run, or a folder with several in it')
     sub.add_argument('--out', metavar='DIR', default='comparison', help='where tables and figures are written (default: %(default)s)')
     sub = command('show', 'sample pairs of a run, and what was rejected and why', look)
     sub.add_argument('run_dir', metavar='RUN_DIR', help='the directory of a run')

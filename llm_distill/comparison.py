@@ -274,12 +274,18 @@ def _line(o, systems, tests, metric):
     return dict(name=o.name, system=o.system, students=[g.name for g in o.students], seeds=o.students[0].seeds[:len(o.runs)], runs=[r.path.name for r in o.runs],
                 parameters=o.students[0].parameters, scores={t: _scores(o, systems, t, metric) for t in tests if not _empty(_values(o, t, metric))})
 
-# %% ../nbs/08a_comparison.ipynb #381a5e3a
+# %% ../nbs/08a_comparison.ipynb #0b308140
+def _runs_in(run_dirs):
+    "Run directories; of a folder that is none itself, the runs in it"
+    for path in map(Path, run_dirs):
+        inside = [] if (path/'run.json').exists() else sorted(o.parent for o in path.glob('*/run.json'))
+        yield from inside or [path]
+
 def comparison(
-    run_dirs: list[str | Path], # finished runs with the same test sets
+    run_dirs: list[str | Path], # finished runs with the same test sets, or folders with such runs in them
 ) -> dict: # JSON values: metric, test_sets, systems, differences, verdict, as in `comparison.json`
     "Compare the students of several runs; raises `DistillError` where they cannot be compared."
-    runs = [read_run(o) for o in run_dirs]
+    runs = [read_run(o) for o in _runs_in(run_dirs)]
     check_same_tests(runs)
     students, tests, metric = group(runs), _tests(runs[0]), runs[0].main
     systems = list_systems(students)
@@ -435,9 +441,9 @@ def _page(found, pictures):
     return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
             f'<title>Comparison of students</title><style>{_style}</style></head>\n<body><main><h1>Comparison of students</h1>\n{body}\n</main></body></html>\n')
 
-# %% ../nbs/08a_comparison.ipynb #5261cdf3
+# %% ../nbs/08a_comparison.ipynb #0567762e
 def compare_runs(
-    run_dirs: list[str | Path],       # finished runs with the same test sets; repeats are found by themselves
+    run_dirs: list[str | Path],       # as for `comparison`; repeats are found by themselves
     out: str | Path = 'comparison',   # the folder to write; no run directory
 ) -> Path: # comparison.md
     "Write `comparison.md`, `comparison.html`, `comparison.json` and `figures/*.png`; raises `DistillError` where the runs cannot be compared."

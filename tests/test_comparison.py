@@ -96,6 +96,15 @@ def test_a_recipe_makes_another_student(tmp_path):
     assert [(o.name, o.seeds) for o in group([read_run(o) for o in runs])] == [('small (lr 0.0002)', [0, 1]), ('small (lr 0.001)', [0])]
 
 
+def test_a_folder_stands_for_the_runs_in_it(tmp_path):
+    "As `run` leaves it with several students: runs beside tables and figures"
+    made = [made_up(tmp_path/'both'/f'{s}-0', [v]*6, s) for s, v in (('big', .8), ('small', .5))]
+    compare_runs(made, tmp_path/'both')
+    alone = made_up(tmp_path/'other', [.3]*6, 'other')
+    assert comparison([tmp_path/'both']) == comparison(made) and comparison([tmp_path/'both', alone]) == comparison([*made, alone])
+    (tmp_path/'empty').mkdir()
+    with pytest.raises(DistillError, match='empty is not a run directory'): comparison([made[0], tmp_path/'empty'])
+
 def test_what_cannot_be_compared(tmp_path):
     a = made_up(tmp_path/'a', [.5]*9)
     def fails(says, *runs):

@@ -9,14 +9,14 @@ __all__ = ['recipes', 'Recipe', 'make_recipe', 'parse_override', 'Row', 'encode_
            'split_validation', 'mean_loss', 'best_epoch', 'out_of_patience', 'Memory', 'estimate_memory',
            'available_memory', 'diverging', 'finetune', 'memory_plan']
 
-# %% ../nbs/05_finetuning.ipynb #15e79b2d
+# %% ../nbs/05_finetuning.ipynb #bf49d7dc
 import contextlib, copy, ctypes, errno, functools, hashlib, json, math, os, random, re, shutil, sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.docments import docments
 from .prompts import DistillError, student_prompt, write_json, write_jsonl
-from .student import Student, has_bf16, quiet
+from .student import Student, _sample, has_bf16, quiet
 
 # %% ../nbs/05_finetuning.ipynb #f72981d1
 @dataclass(frozen=True)
@@ -757,12 +757,12 @@ def _trackers(report_to):
             raise DistillError(f'cannot report to {n!r}, which is not installed: `pip install {n.replace("_", "-")}`') from None
     return names
 
-# %% ../nbs/05_finetuning.ipynb #b1346694
+# %% ../nbs/05_finetuning.ipynb #7db2ae45
 def _fingerprint(student, rows, recipe):
-    "A hash of all that the result depends on; of the weights, about a thousand of each tensor"
+    "A hash of all that the result depends on; of the weights, a sample of each tensor"
     inputs = [asdict(recipe), [[r.n_prompt, *r.ids] for r in rows], student.model.config.to_diff_dict()]
     h = hashlib.sha256(json.dumps(inputs, default=str).encode())
-    for p in student.model.parameters(): h.update(p.detach().flatten()[::max(1, p.numel() // 1000)].float().cpu().numpy().tobytes())
+    for p in student.model.parameters(): h.update(_sample(p, 1000))
     return h.hexdigest()
 
 def _start_or_resume(work_dir, key):

@@ -190,12 +190,14 @@ def _room(self: Student, n_prompt):
     most = self.max_new_tokens
     return max(min(most, usual_length), min(most, self.context - n_prompt)) if self.context else most
 
-# %% ../nbs/04_student.ipynb #59209c99
+# %% ../nbs/04_student.ipynb #ca31c415
+def _sample(weights, n):
+    "The bytes of at least `n` weights of a tensor, evenly spread, or of all if it has fewer"
+    return weights.detach().flatten()[::max(1, weights.numel() // n)].float().cpu().numpy().tobytes()
+
 def _state(model):
-    "What changes with the weights: how often torch saw them written, and the bytes of about a hundred of each tensor"
-    import torch
-    parts = [p.detach().flatten()[::max(1, p.numel() // 64)].float().cpu() for p in model.parameters()]
-    return sum(p._version for p in model.parameters()), torch.cat(parts).numpy().tobytes()
+    "What changes with the weights: how often torch saw them written, and a sample of each tensor"
+    return [(p._version, _sample(p, 64)) for p in model.parameters()]
 
 @patch
 def _runner(self: Student):

@@ -232,6 +232,14 @@ def test_numbers_that_mean_nothing_are_refused(bad):
     for ask in lambda: tiny.generate([PROMPT], **bad), lambda: tiny.stream(PROMPT, **bad):
         with pytest.raises(DistillError, match=f'{name} is {value}'): ask()
 
+def test_the_bf16_copy_follows_the_weights():
+    import torch
+    tiny = tiny_student()
+    before = tiny.generate(['Q: Why?\nA:'], max_new_tokens=20)
+    with torch.no_grad(): tiny.model.get_output_embeddings().weight.neg_()
+    assert tiny.generate(['Q: Why?\nA:'], max_new_tokens=20) != before
+    assert all(p.dtype == torch.float32 for p in tiny.model.parameters())
+
 def follows(student):
     "Whether the weights that answers are made with are those of the model"
     return all((a == b.to(a.dtype)).all() for a, b in zip(student._runner().parameters(), student.model.parameters()))

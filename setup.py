@@ -1,4 +1,4 @@
-"Everything about the package is said in settings.ini; this file hands it to setuptools."
+"Pass the metadata of settings.ini to setuptools."
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -16,7 +16,7 @@ setup(
     version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(), author=cfg['author'],
     license=cfg['license'], python_requires='>=' + cfg['min_python'],
     packages=find_packages(include=['llm_distill', 'llm_distill.*']),
-    package_data={'llm_distill': ['recordings/*']}, install_requires=lines('requirements'),
+    package_data={'llm_distill': ['recordings/*', 'templates/*']}, install_requires=lines('requirements'),
     extras_require={k.removesuffix('_requirements'): lines(k) for k in cfg if k.endswith('_requirements')},
     entry_points={'console_scripts': lines('console_scripts'), 'nbdev': ['llm_distill = llm_distill._modidx:d']},
     classifiers=['Programming Language :: Python :: 3', 'Programming Language :: Python :: 3 :: Only', 'Intended Audience :: Developers',

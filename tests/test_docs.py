@@ -1,4 +1,4 @@
-"The site builds, its links lead somewhere, and its pages work in a browser."
+"The site builds, its links resolve, and its pages work in a browser."
 import json, re, shutil, subprocess, sys, threading
 from functools import partial
 from html import unescape
@@ -21,7 +21,9 @@ def page(path):
     return (path.relative_to(repo/'nbs').parent/re.sub(r'^\d+[a-z]?_', '', f'{path.stem.lower()}.html')).as_posix()
 
 
-def title(path): return re.match(r'# (.+)', source(next(c for c in cells(path) if c['cell_type'] == 'markdown')))[1].strip()
+def title(path):
+    first = next(c for c in cells(path) if c['cell_type'] == 'markdown')
+    return re.match(r'# (.+)', source(first))[1].strip()
 
 
 @pytest.fixture(scope='session')
@@ -57,12 +59,14 @@ def broken(site):
             target = (p.parent/unquote(url.path)).resolve() if url.path else p
             if target.is_dir(): target /= 'index.html'
             known = pages.get(target)
-            if not target.is_relative_to(site.resolve()) or not target.exists() or (url.fragment and known and unquote(url.fragment) not in known.ids):
+            missing_anchor = url.fragment and known and unquote(url.fragment) not in known.ids
+            if not target.is_relative_to(site.resolve()) or not target.exists() or missing_anchor:
                 yield f'{p.relative_to(site)}: {link}'
 
 
 def test_broken_finds_what_is_broken(tmp_path):
-    (tmp_path/'a.html').write_text('<p id="x"><a href="b.html"></a><a href="#x"></a><a href="#y"></a><img src="c.png"><a href="https://example.org/d"></a><a href="../e"></a>')
+    (tmp_path/'a.html').write_text('<p id="x"><a href="b.html"></a><a href="#x"></a><a href="#y"></a><img src="c.png">'
+                                   '<a href="https://example.org/d"></a><a href="../e"></a>')
     assert list(broken(tmp_path.resolve())) == ['a.html: b.html', 'a.html: #y', 'a.html: c.png', 'a.html: ../e']
 
 
@@ -70,7 +74,8 @@ def test_no_broken_links(site): assert list(broken(site.resolve())) == []
 
 
 def test_links_to_own_pages_are_relative(site):
-    assert [p.name for p in site.rglob('*.html') if re.search(r'<a\b[^>]*href="(/|https://llm-distill\.github\.io)', p.read_text())] == []
+    absolute = re.compile(r'<a\b[^>]*href="(/|https://llm-distill\.github\.io)')
+    assert [p.name for p in site.rglob('*.html') if absolute.search(p.read_text())] == []
 
 
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
@@ -87,14 +92,19 @@ def test_first_paragraph_is_shown(site, path):
 
 @pytest.mark.parametrize('name', modules)
 def test_every_public_symbol_is_documented_with_its_parameters(site, name):
-    parsed = Page(site/f'{name}.html')
+    parsed = Page(site/f'{name.replace(".", "/")}.html')
     module = import_module(f'llm_distill.{name}')
     symbols = [(n, getattr(module, n)) for n in module.__all__]
-    own = [o for n, o in symbols if getattr(o, '__module__', '') == module.__name__ and getattr(o, '__qualname__', '') == n] # what def and class make
+    own = [o for n, o in symbols # functions and classes
+           if getattr(o, '__module__', '') == module.__name__ and getattr(o, '__qualname__', '') == n]
     assert [o.__name__ for o in own if o.__name__.lower() not in parsed.ids] == []
     notes = {n for o in own if not isinstance(o, type) for n in docments(o).values() if n}
-    squeeze = lambda s: re.sub(r'[^a-z0-9]', '', s.lower()) # typographic quotes and marked-up code are the page's affair
     assert [n for n in notes if squeeze(n) not in squeeze(parsed.text)] == []
+
+
+def squeeze(text):
+    "Letters and digits alone: a page has typographic quotes and marked-up code."
+    return re.sub(r'[^a-z0-9]', '', text.lower())
 
 
 def test_search_index_covers_every_page(site):
@@ -122,9 +132,11 @@ def address(site):
 
 def browse(url, folder, width=1300):
     "The page's HTML after its scripts ran, and what it wrote to the console."
-    flags = ('--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update --disable-sync '
-             f'--disable-dev-shm-usage --enable-logging=stderr --log-level=0 --virtual-time-budget=10000 --window-size={width},900').split()
-    p = subprocess.run([chromium, *flags, f'--user-data-dir={folder}', '--dump-dom', url], capture_output=True, text=True, timeout=120)
+    flags = ('--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking '
+             '--disable-component-update --disable-sync --disable-dev-shm-usage --enable-logging=stderr --log-level=0 '
+             f'--virtual-time-budget=10000 --window-size={width},900').split()
+    command = [chromium, *flags, f'--user-data-dir={folder}', '--dump-dom', url]
+    p = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert p.returncode == 0 and '<html' in p.stdout, p.stderr[-3000:]
     return p.stdout, [o for o in p.stderr.splitlines() if 'CONSOLE' in o]
 
@@ -132,11 +144,15 @@ def browse(url, folder, width=1300):
 needs_chromium = pytest.mark.skipif(not chromium, reason='Chromium is not installed')
 
 
+def is_rendered(path): return path.stem in ('index', '01_prompt', 'cli') or path.parent.name == 'tutorials'
+
+
 @needs_chromium
-@pytest.mark.parametrize('path', [p for p in notebooks if p.stem in ('index', '00_prompts', '10_cli') or p.parent.name == 'tutorials'], ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', filter(is_rendered, notebooks), ids=lambda p: p.stem)
 def test_page_renders(site, address, path, tmp_path):
     html, console = browse(f'{address}/{page(path)}', tmp_path)
-    assert re.search(r'<h1[^>]*>(.*?)</h1>', html, re.S) and title(path) in unescape(re.sub('<[^>]+>', '', re.search(r'<h1[^>]*>(.*?)</h1>', html, re.S)[1]))
+    heading = re.search(r'<h1[^>]*>(.*?)</h1>', html, re.S)
+    assert heading and title(path) in unescape(re.sub('<[^>]+>', '', heading[1]))
     assert 'type="search"' in html
     assert console == []
 
@@ -144,7 +160,8 @@ def test_page_renders(site, address, path, tmp_path):
 # A page that opens another as wide as a phone, types into its search box, and writes down what it saw.
 probe = '''<!doctype html><iframe id="f" width="390" height="800" src="{page}"></iframe><pre id="seen"></pre><script>
 f.onload = () => {{
-  const d = f.contentDocument, seen = {{width: d.documentElement.scrollWidth, pictures: [...d.images].map(i => i.naturalWidth)}};
+  const d = f.contentDocument;
+  const seen = {{width: d.documentElement.scrollWidth, pictures: [...d.images].map(i => i.naturalWidth)}};
   const box = d.querySelector('.smalldocs-search input');
   box.value = '{query}'; box.dispatchEvent(new Event('focus')); box.dispatchEvent(new Event('input'));
   setTimeout(() => {{
@@ -167,4 +184,4 @@ def test_page_fits_a_phone_and_can_be_searched(site, address, path, tmp_path):
     seen = look(site, address, page(path), 'SeedPrompt.render', tmp_path)
     assert seen['width'] <= 390, 'the page scrolls sideways'
     assert all(seen['pictures']), 'a picture is missing'
-    assert any('prompts.html#seedprompt.render' in o for o in seen['hits'])
+    assert any('core/prompt.html#seedprompt.render' in o for o in seen['hits'])

@@ -1,4 +1,4 @@
-"What holds for the repository as a whole: notebooks, modules, README, packages. What a single notebook does is tested in the notebook."
+"Properties of the repository as a whole: notebooks, modules, README, packages."
 import ast, configparser, json, os, re, shutil, subprocess, sys, tarfile, tomllib, zipfile
 from pathlib import Path
 
@@ -7,13 +7,18 @@ import yaml
 from packaging.requirements import Requirement
 
 repo = Path(__file__).resolve().parents[1]
-numbered = sorted((repo/'nbs').glob('[0-9][0-9]*_*.ipynb'))
-others = [p for p in (repo/'nbs'/'index.ipynb', *sorted((repo/'nbs'/'tutorials').glob('*.ipynb'))) if p.exists()]
-modules = sorted(p.stem for p in (repo/'llm_distill').glob('*.py') if not p.stem.startswith('_'))
+groups = 'core', 'teacher', 'data', 'student', 'evaluate', 'run'
+last = [repo/'nbs'/f'{o}.ipynb' for o in ('client', 'cli')]
+numbered = [*sorted((repo/'nbs').glob('*/[0-9][0-9]*_*.ipynb'), key=lambda p: p.name), *last]
+prose = [p for o in ('tutorials', 'explanations') for p in sorted((repo/'nbs'/o).glob('*.ipynb'))]
+others = [repo/'nbs'/'index.ipynb', *prose]
+package = sorted(p for p in (repo/'llm_distill').rglob('*.py') if not p.stem.startswith('_'))
+modules = ['.'.join(p.relative_to(repo/'llm_distill').with_suffix('').parts) for p in package]
 ini = configparser.ConfigParser(delimiters=['='])
 ini.read(repo/'settings.ini', encoding='utf-8')
 settings = ini['DEFAULT']
-heavy = {'torch', 'transformers', 'sentence_transformers', 'datasets', 'matplotlib', 'scipy', 'openai', 'pandas'}
+heavy = {'torch', 'transformers', 'sentence_transformers', 'datasets', 'matplotlib', 'scipy', 'openai', 'pandas',
+         'jinja2', 'rich'}
 
 
 def run(*cmd, cwd=repo, **env):
@@ -34,8 +39,10 @@ def source(cell): return ''.join(cell['source'])
 
 def copy_tree(dst):
     "The working tree without what is built or installed."
-    skip = shutil.ignore_patterns('.venv', '.git', '_docs', '_proc*', 'build', 'dist', '*.egg-info', '__pycache__', '.pytest_cache', '.ipynb_checkpoints', 'nbdev.yml')
-    shutil.copytree(repo, dst, ignore=lambda d, names: skip(d, names) | ({'runs'} & set(names) if Path(d) == repo else set()))
+    skip = shutil.ignore_patterns('.venv', '.git', '_docs', '_proc*', 'build', 'dist', '*.egg-info', '__pycache__',
+                                  '.pytest_cache', '.ipynb_checkpoints', 'nbdev.yml')
+    def ignore(folder, names): return skip(folder, names) | ({'runs'} & set(names) if Path(folder) == repo else set())
+    shutil.copytree(repo, dst, ignore=ignore)
     return dst
 
 
@@ -43,8 +50,9 @@ def copy_tree(dst):
 def copy(tmp_path): return copy_tree(tmp_path/'copy')
 
 
-def texts(folder): return {p.relative_to(folder).as_posix(): p.read_bytes() for d in ('nbs', 'llm_distill') for p in sorted((folder/d).rglob('*'))
-                           if p.suffix in ('.py', '.ipynb')}
+def texts(folder):
+    files = [p for d in ('nbs', 'llm_distill') for p in sorted((folder/d).rglob('*')) if p.suffix in ('.py', '.ipynb')]
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in files}
 
 
 # Notebooks
@@ -67,12 +75,26 @@ def test_export_and_clean_change_nothing(copy):
     assert [k for k in before if before[k] != after[k]] == [], 'run nbdev-export and nbdev-clean'
 
 
-def name(path): return path.stem.split('_', 1)[1]
+def name(path):
+    "The module of a notebook: data/21_metrics.ipynb exports data.metrics."
+    stem = path.stem.split('_', 1)[1] if path.stem[0].isdigit() else path.stem
+    return stem if path in last else f'{path.parent.name}.{stem}'
 
 
-def test_numbers_are_consecutive():
-    "`02a` stands between 02 and 03"
-    assert list(dict.fromkeys(int(p.stem[:2]) for p in numbered)) == list(range(int(numbered[-1].stem[:2]) + 1))
+def test_each_group_has_its_own_ten_of_numbers():
+    tens = {o: sorted({p.name[0] for p in (repo/'nbs'/o).glob('*.ipynb')}) for o in groups}
+    assert tens == {o: [str(i)] for i, o in enumerate(groups)}
+
+
+def test_numbers_are_unique():
+    numbers = [p.stem.split('_')[0] for p in numbered if p not in last]
+    assert len(numbers) == len(set(numbers))
+
+
+def test_the_map_of_contributing_is_that_of_the_notebooks():
+    summaries = {p: re.search(r'^> (.+)', source(cells(p)[0]), re.M)[1] for p in numbered}
+    lines = [f'- [`{p.stem}`]({p.relative_to(repo).as_posix()}): {text}' for p, text in summaries.items()]
+    assert [o for o in (repo/'CONTRIBUTING.md').read_text().splitlines() if o.startswith('- [`')] == lines
 
 
 def test_modules_are_the_notebooks(): assert modules == sorted(map(name, numbered))
@@ -112,15 +134,17 @@ def imported(tree, names):
 
 
 def test_imported_finds_every_form():
-    for code in ('from .cli import main', 'from . import cli', 'import llm_distill.cli as c', 'from llm_distill.cli import *', 'def f():\n    from llm_distill import cli'):
-        assert set(imported(ast.parse(code), ['cli', 'prompts'])) == {'cli'}
+    for code in ('from llm_distill import cli', 'import llm_distill.cli as c', 'from llm_distill.cli import *',
+                 'def f():\n    from llm_distill.cli import main'):
+        assert set(imported(ast.parse(code), ['cli', 'data.checks'])) == {'cli'}
+    assert set(imported(ast.parse('from llm_distill.data import checks'), ['cli', 'data.checks'])) == {'data.checks'}
 
 
 @pytest.mark.parametrize('path', numbered, ids=lambda p: p.stem)
 def test_imports_only_from_lower_numbers(path):
-    rank = {name(p): p.stem for p in numbered}
-    tree = ast.parse((repo/'llm_distill'/f'{name(path)}.py').read_text(encoding='utf-8'))
-    assert [rank[n] for n in imported(tree, rank) if rank[n] >= path.stem] == []
+    rank = {name(p): i for i, p in enumerate(numbered)}
+    tree = ast.parse((repo/'llm_distill'/f'{name(path).replace(".", "/")}.py').read_text(encoding='utf-8'))
+    assert [n for n in imported(tree, rank) if rank[n] >= rank[name(path)]] == []
 
 
 @pytest.mark.parametrize('name', ['', *modules])
@@ -134,8 +158,34 @@ print(json.dumps([m.__name__, len(getattr(m, "__all__", [])), sorted({{o.split("
     assert heavy & set(loaded) == set()
 
 
+def test_the_package_offers_its_names_lazily():
+    code = """import json, sys
+import llm_distill as ld
+loaded = [o for o in sys.modules if o.startswith('llm_distill.')]
+names = sorted(set(ld.__all__) - {'__version__'})
+print(json.dumps([loaded, dir(ld), names, [getattr(ld, o).__module__ for o in names]]))"""
+    loaded, listed, names, homes = json.loads(run(sys.executable, '-c', code).splitlines()[-1])
+    assert loaded == [] and set(names) <= set(listed)
+    main = {'SeedPrompt', 'load_prompt', 'Teacher', 'recorded_teacher', 'Student', 'Recipe', 'distill', 'Run', 'Client'}
+    assert main <= set(names)
+    assert all(o.startswith('llm_distill.') for o in homes)
+
+
+def test_type_checkers_see_the_same_names():
+    tree = ast.parse((repo/'llm_distill'/'__init__.py').read_text())
+    block = next(o for o in tree.body if isinstance(o, ast.If))
+    import llm_distill
+    assert {a.name for o in block.body for a in o.names} | {'__version__'} == set(llm_distill.__all__)
+
+
+def test_an_unknown_name_is_an_attribute_error():
+    import llm_distill
+    with pytest.raises(AttributeError, match='no attribute'): llm_distill.destill
+
+
 def test_version_has_one_home():
-    assert run(sys.executable, '-c', 'import llm_distill; print(llm_distill.__version__)').strip() == settings['version']
+    code = 'import llm_distill; print(llm_distill.__version__)'
+    assert run(sys.executable, '-c', code).strip() == settings['version']
 
 
 # README
@@ -144,7 +194,8 @@ def test_version_has_one_home():
 def test_readme_is_what_index_says_when_run_now(copy):
     run('nbdev-test', 'nbs/index.ipynb', '--save', cwd=copy)
     run(sys.executable, 'tools/readme.py', cwd=copy)
-    assert (copy/'README.md').read_text() == (repo/'README.md').read_text(), 'run nbs/index.ipynb, save it, and `make readme`'
+    same = (copy/'README.md').read_text() == (repo/'README.md').read_text()
+    assert same, 'run nbs/index.ipynb, save it, and `make readme`'
 
 
 def test_readme_links_lead_somewhere():
@@ -167,18 +218,21 @@ def built(tmp_path_factory):
 
 
 def package_files():
-    return {p.relative_to(repo).as_posix(): p.read_bytes() for p in (repo/'llm_distill').rglob('*') if p.is_file() and '__pycache__' not in p.parts}
+    files = [p for p in (repo/'llm_distill').rglob('*') if p.is_file() and '__pycache__' not in p.parts]
+    return {p.relative_to(repo).as_posix(): p.read_bytes() for p in files}
 
 
 def test_wheel_holds_the_package_and_only_it(built):
     wheel, _ = built
     assert {k: v for k, v in wheel.items() if '.dist-info/' not in k} == package_files()
     assert any(k.startswith('llm_distill/recordings/') and k.endswith('.jsonl') for k in wheel)
+    assert 'llm_distill/templates/report.html.jinja' in wheel
 
 
 def test_sdist_holds_what_a_build_needs(built):
     _, sdist = built
-    want = package_files() | {n: (repo/n).read_bytes() for n in ('settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'constraints.txt')}
+    names = 'settings.ini', 'setup.py', 'pyproject.toml', 'README.md', 'LICENSE', 'constraints.txt'
+    want = package_files() | {n: (repo/n).read_bytes() for n in names}
     assert {k for k, v in want.items() if sdist.get(k) != v} == set()
 
 
@@ -188,7 +242,8 @@ def test_wheel_metadata_is_that_of_settings(built):
     head = meta.split('\n\n', 1)[0].splitlines()
     assert f'Version: {settings["version"]}' in head and f'Requires-Python: >={settings["min_python"]}' in head
     assert f'Summary: {settings["description"]}' in head
-    have = {Requirement(o.removeprefix('Requires-Dist: ')).name for o in head if o.startswith('Requires-Dist') and 'extra ==' not in o}
+    required = [o for o in head if o.startswith('Requires-Dist') and 'extra ==' not in o]
+    have = {Requirement(o.removeprefix('Requires-Dist: ')).name for o in required}
     assert have == {Requirement(o).name for o in settings['requirements'].split()}
     assert 'Provides-Extra: dev' in head
     assert any(k.endswith('/licenses/LICENSE') for k in wheel)
@@ -202,8 +257,10 @@ def test_installs_from_a_git_address(copy, tmp_path):
     run(*git, 'add', '-A', cwd=copy)
     run(*git, 'commit', '-qm', 'all', cwd=copy)
     run(sys.executable, '-m', 'pip', 'install', '-q', '--no-deps', '--no-build-isolation', '--target', tmp_path/'site', f'git+file://{copy}')
-    code = 'import llm_distill.prompts as p; assert p.load_prompt(p.recordings/"apartments.toml").examples; print(p.__file__)'
-    assert run(sys.executable, '-c', code, cwd=tmp_path, PYTHONPATH=str(tmp_path/'site')).strip().startswith(str(tmp_path/'site'))
+    code = ('import llm_distill as ld; from llm_distill.core.core import recordings; '
+            'assert ld.load_prompt(recordings/"apartments.toml").examples; print(ld.__file__)')
+    printed = run(sys.executable, '-c', code, cwd=tmp_path, PYTHONPATH=str(tmp_path/'site'))
+    assert printed.strip().startswith(str(tmp_path/'site'))
 
 
 def test_constraints_satisfy_the_requirements():
@@ -224,7 +281,8 @@ def test_a_build_needs_no_more_than_setuptools():
 # What surrounds them
 
 def test_workflows_and_ci_run_the_same_commands():
-    steps = {f.stem: [s.get('run') for job in yaml.safe_load(f.read_text())['jobs'].values() for s in job['steps']] for f in (repo/'.github'/'workflows').glob('*.yml')}
+    jobs = {f.stem: yaml.safe_load(f.read_text())['jobs'] for f in (repo/'.github'/'workflows').glob('*.yml')}
+    steps = {k: [s.get('run') for job in v.values() for s in job['steps']] for k, v in jobs.items()}
     assert 'make test' in steps['test'] and 'make docs' in steps['docs']
     assert re.search(r'^exec make test$', (repo/'.ci'/'run').read_text(), re.M)
     run('bash', '-n', '.ci/run')
@@ -236,5 +294,7 @@ def test_no_trace_of_one_machine():
     if listed.returncode: pytest.skip('not a git checkout')
     files = [repo/o for o in listed.stdout.splitlines()]
     assert path.search(b'x = "/wor' + b'k/main"')
-    assert [f'{p.relative_to(repo)}: {m[0]}' for p in files if p.is_file() and (m := path.search(p.read_bytes()))] == []
-    assert [p.name for p in files if p.suffix == '.ipynb' and p.exists() and b'/tm' + b'p/tmp' in p.read_bytes()] == [], 'an output names a temporary file'
+    matches = {p.relative_to(repo): path.search(p.read_bytes()) for p in files if p.is_file()}
+    assert [f'{p}: {m[0]}' for p, m in matches.items() if m] == []
+    outputs = [p for p in files if p.suffix == '.ipynb' and p.exists()]
+    assert [p.name for p in outputs if b'/tm' + b'p/tmp' in p.read_bytes()] == [], 'an output names a temporary file'

@@ -1,10 +1,11 @@
 """Build the site into `_docs/`: nbdev processes the notebooks, smalldocs renders them.
 
-`nbdev-docs` does the same with the Quarto program, which is no Python package and is fetched on the spot; `nbs/_quarto.yml` is valid for both.
+`nbdev-docs` does the same with the Quarto program, which is not a Python package; `nbs/_quarto.yml` is valid for both.
 """
 import inspect, json, os, re, shutil, sys, tempfile
 from functools import reduce
 from importlib import import_module
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 
 import nbdev.showdoc
@@ -19,10 +20,11 @@ repo = Path(__file__).resolve().parents[1]
 
 
 def exported(sym):
-    "The symbol as users import it: a notebook defines it in `__main__`, where types have odd names and dataclasses no source."
-    found = NbdevLookup().syms.get(qual_name(sym))
-    if not isinstance(found, tuple) or not found[1].startswith('llm_distill/'): return sym
-    try: return reduce(getattr, qual_name(sym).split('.'), import_module(found[1].removesuffix('.py').replace('/', '.')))
+    "Return the symbol as users import it: in `__main__`, where a notebook defines it, dataclasses have no source."
+    entry = NbdevLookup().syms.get(qual_name(sym))
+    if not isinstance(entry, tuple) or not entry[1].startswith('llm_distill/'): return sym
+    module = import_module(entry[1].removesuffix('.py').replace('/', '.'))
+    try: return reduce(getattr, qual_name(sym).split('.'), module)
     except AttributeError: return sym
 
 
@@ -44,19 +46,24 @@ def code(text): return f'`{cell(text)}`' if text else ''
 
 
 class TableRenderer:
-    "What `show_doc` shows of a symbol: its call on one line, its summary, and a table of parameters with their notes."
+    "Shows a symbol in `show_doc`: its call, its summary, and a table of parameters with their comments."
     def __init__(self, sym, name=None, title_level=3):
         self.sym, self.level = exported(sym), title_level
         self.name = name or qual_name(sym)
 
     def params(self):
-        "Name, type, default and note of each parameter; `return` last; empty for a class that adds no constructor."
+        "Return name -> type, default and comment of each parameter; `return` last; empty without a constructor."
         sym = getattr(self.sym, 'fget', None) or self.sym
         if isinstance(sym, type) and sym.__init__ in (object.__init__, Exception.__init__): return {}
-        return {k: v for k, v in docments(sym, full=True).items() if k != 'self'}
+        params = {k: v for k, v in docments(sym, full=True).items() if k != 'self'}
+        if is_dataclass(sym): # a field made with `setting` has its text in the metadata
+            for o in fields(sym):
+                if o.name in params and 'help' in o.metadata: params[o.name].docment = o.metadata['help']
+        return params
 
     def call(self, params):
-        args = [k if v.default is inspect.Parameter.empty else f'{k}={default_text(v.default)}' for k, v in params.items() if k != 'return']
+        args = [k if v.default is inspect.Parameter.empty else f'{k}={default_text(v.default)}'
+                for k, v in params.items() if k != 'return']
         one = f'{self.name}({", ".join(args)})'
         return one if len(one) < 80 else f'{self.name}(\n    ' + ',\n    '.join(args) + ')'
 
@@ -76,25 +83,29 @@ class TableRenderer:
         call = f'```python\n{self.call(params)}\n```\n\n' if params and not isinstance(self.sym, property) else ''
         doc = f'*{" ".join(inspect.getdoc(self.sym).split())}*\n\n' if inspect.getdoc(self.sym) else ''
         table = self.table(params)
-        return (f'---\n\n{link}{"#"*self.level} {self.name}\n\n{call}{doc}' + (f'::: {{.params}}\n{table}\n:::\n' if table else '')).rstrip() + '\n'
+        params_block = f'::: {{.params}}\n{table}\n:::\n' if table else ''
+        return f'---\n\n{link}{"#"*self.level} {self.name}\n\n{call}{doc}{params_block}'.rstrip() + '\n'
 
 
-nbdev.showdoc.BasicMarkdownRenderer = TableRenderer # here, so that the processes that proc_nbs starts have it too
+nbdev.showdoc.BasicMarkdownRenderer = TableRenderer # at import, so that the processes of proc_nbs have it too
 
 _nb_link = re.compile(r'(?<=[(\s/"])([\w-]+)\.ipynb\b')
 
 
-def page_links(text): return _nb_link.sub(lambda m: nbpath2html(f'{m[1]}.ipynb').with_suffix('.ipynb').name, text)
+def page_links(text):
+    "Link to notebooks under the names of their pages: 00_core.ipynb becomes core.ipynb."
+    return _nb_link.sub(lambda m: nbpath2html(f'{m[1]}.ipynb').with_suffix('.ipynb').name, text)
 
 
 def shown_symbol(c):
-    "The line in its module of the symbol that a cell documents; None for any other cell."
-    m = c['cell_type'] == 'code' and re.search(r'^show_doc\(', ''.join(c['source']), re.M) and re.search(r'\.py#L(\d+)\)', json.dumps(c['outputs']))
-    return int(m[1]) if m else None
+    "Return the line in its module of the symbol that a cell documents; None for any other cell."
+    if c['cell_type'] != 'code' or not re.search(r'^show_doc\(', ''.join(c['source']), re.M): return None
+    match = re.search(r'\.py#L(\d+)\)', json.dumps(c['outputs']))
+    return int(match[1]) if match else None
 
 
 def in_order(cells):
-    "The cells, with neighbouring symbols in the order in which they are defined: nbdev shows those of one cell backwards."
+    "Return the cells with adjacent symbols in the order of their definition: nbdev reverses those of one cell."
     out, run = [], []
     for c in [*cells, None]:
         if c and shown_symbol(c): run.append(c); continue
@@ -104,18 +115,21 @@ def in_order(cells):
 
 
 def intro(path):
-    "What a notebook's first cell says after title and summary; nbdev makes front matter of these two and drops the rest."
-    first = next((''.join(c['source']) for c in json.loads(path.read_text())['cells'] if c['cell_type'] == 'markdown'), '')
+    "Return the first cell of a notebook without title and summary: nbdev keeps only these two, as front matter."
+    cells = json.loads(path.read_text())['cells']
+    first = next((''.join(c['source']) for c in cells if c['cell_type'] == 'markdown'), '')
     text = re.sub(r'\A\s*# .*\n*(?:> .*\n*)?', '', first) if first.lstrip().startswith('# ') else ''
-    return [dict(cell_type='markdown', metadata={}, source=page_links(NbdevLookup().linkify(text)))] if text.strip() else []
+    if not text.strip(): return []
+    return [dict(cell_type='markdown', metadata={}, source=page_links(NbdevLookup().linkify(text)))]
 
 
 def stage(proc, dst):
-    "Copy what nbdev has processed to `dst`, every notebook under the name of its page: 00_prompts becomes prompts, as in nbdev's links."
+    "Copy the processed notebooks to `dst` under the names of their pages, as in nbdev's links."
     shutil.copytree(proc, dst, ignore=shutil.ignore_patterns('.*', '_docs'), dirs_exist_ok=True)
     for f in dst.rglob('*.ipynb'):
         nb = json.loads(page_links(f.read_text()))
-        front, rest = nb['cells'][:1], in_order(c for c in nb['cells'][1:] if not re.search(r'^show_doc\(_', ''.join(c['source']), re.M))
+        public = [c for c in nb['cells'][1:] if not re.search(r'^show_doc\(_', ''.join(c['source']), re.M)]
+        front, rest = nb['cells'][:1], in_order(public)
         f.write_text(json.dumps(nb | {'cells': front + intro(repo/'nbs'/f.relative_to(dst)) + rest}))
         f.rename(f.with_name(page_links(f'/{f.name}')[1:]))
     bar = dst/'sidebar.yml'
@@ -123,8 +137,9 @@ def stage(proc, dst):
 
 
 def relative_links(site, url):
-    "Point links that go to the published site's own pages to the pages beside: the site works wherever it lies, on a disk too."
-    private = re.compile(rf'<a href="{re.escape(url)}/[^"]*#(?:_|[^"]*\._)[^"]*"[^>]*>(.*?)</a>') # nbdev links names that no page shows
+    "Make links to the published site's own pages relative, so that the site works at any address and from disk."
+    # nbdev also links private names, which no page shows
+    private = re.compile(rf'<a href="{re.escape(url)}/[^"]*#(?:_|[^"]*\._)[^"]*"[^>]*>(.*?)</a>')
     for f in site.rglob('*.html'):
         up = '../'*len(f.relative_to(site).parent.parts) or './'
         text = private.sub(r'\1', f.read_text())
@@ -136,16 +151,18 @@ def main():
     nbdev_export() # the links to sources and symbols come from llm_distill/_modidx.py
     refresh_quarto_yml()
     proc = proc_nbs(n_workers=os.cpu_count(), force=True)
-    expected = 'unknown key format-links', 'output-file is not read by smalldocs' # for Quarto, in what nbdev writes
+    expected = 'unknown key format-links', 'output-file is not read by smalldocs' # nbdev writes them for Quarto
     with tempfile.TemporaryDirectory(dir=repo, prefix='_proc') as tmp:
         stage(proc, Path(tmp))
         warnings = [w for w in build(tmp, quiet=True).warnings if not w.endswith(expected)]
         relative_links(Path(tmp)/'_docs', get_config().doc_url.rstrip('/'))
-        for f in Path(tmp, '_docs').rglob('*.llms.md'): shutil.copy(f, str(f).replace('.llms.md', '.html.md')) # where the modules' docstrings look
+        for f in Path(tmp, '_docs').rglob('*.llms.md'):
+            shutil.copy(f, str(f).replace('.llms.md', '.html.md')) # the address in the modules' docstrings
         shutil.rmtree('_docs', ignore_errors=True)
         shutil.move(f'{tmp}/_docs', '_docs')
     for w in warnings: print(f'warning: {w}', file=sys.stderr)
-    print(f'{len(list(Path("_docs").rglob("*.html")))} pages in _docs/; open _docs/index.html (its search box needs a server: python3 -m http.server -d _docs)')
+    n_pages = len(list(Path('_docs').rglob('*.html')))
+    print(f'{n_pages} pages in _docs/; open _docs/index.html (search needs a server: python3 -m http.server -d _docs)')
     sys.exit(any('broken link' in w for w in warnings))
 
 

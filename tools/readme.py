@@ -1,6 +1,6 @@
-"""Write README.md from nbs/index.ipynb: its prose, its code and its saved outputs. `--check` only says whether README.md is that.
+"""Write README.md from nbs/index.ipynb: its prose, its code and its saved outputs. `--check` only compares.
 
-`nbdev-readme` does it with the Quarto program, which is no Python package.
+`nbdev-readme` does it with the Quarto program, which is not a Python package.
 """
 import re, sys
 from pathlib import Path
@@ -13,15 +13,16 @@ note = '<!-- Written by `make readme` from nbs/index.ipynb; edit that. -->\n\n'
 
 
 def from_root(text, folder='nbs'):
-    "Relative links and pictures as they are reached from the top of the repository."
+    "Return a text with relative links and pictures as seen from the top of the repository."
     return re.sub(r'(\]\()(?![a-z]+:|[#/])', rf'\g<1>{folder}/', text)
 
 
 def output(o):
-    "One saved output as Markdown: Markdown as it is, other text in a fence."
+    "Return a saved output as Markdown: Markdown as it is, other text in a fence."
     data = o.get('data', {})
     if 'text/markdown' in data: return ''.join(data['text/markdown'])
-    if any(k.startswith('image/') for k in data): raise ValueError('index.ipynb shows a picture of its own; link one in a Markdown output, README.md cannot hold it')
+    if any(k.startswith('image/') for k in data):
+        raise ValueError('index.ipynb shows a picture, which README.md cannot hold; link a file in a Markdown output')
     return f'```\n{"".join(data.get("text/plain", o.get("text", ""))).rstrip()}\n```'
 
 
@@ -33,12 +34,13 @@ def parts(cell):
 
 
 def readme(path=repo/'nbs'/'index.ipynb'):
-    "README.md as a string."
+    "Return the text of README.md."
     proc = NBProcessor(path, procs=[rm_export, hide_, hide_line, strip_ansi])
     proc.process()
     return note + from_root('\n\n'.join(p.strip() for c in proc.nb.cells for p in parts(c) if p.strip())) + '\n'
 
 
 if __name__ == '__main__':
-    if '--check' in sys.argv: sys.exit((repo/'README.md').read_text() != readme() and 'README.md is not what nbs/index.ipynb gives: run `make readme`')
+    current = (repo/'README.md').read_text() == readme()
+    if '--check' in sys.argv: sys.exit(0 if current else 'README.md differs from nbs/index.ipynb: run `make readme`')
     (repo/'README.md').write_text(readme())

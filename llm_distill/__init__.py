@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llm_distill.run.config import RunConfig
     from llm_distill.run.distill import distill
     from llm_distill.run.run import Run
-    from llm_distill.student.models import Student
+    from llm_distill.student.generation import Student
     from llm_distill.student.recipe import Recipe
     from llm_distill.teacher.teacher import Teacher, recorded_teacher
 

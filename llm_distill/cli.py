@@ -169,7 +169,7 @@ def execute_runs(
                            'rerun the command to ask again')
     return finished
 
-# %% ../nbs/cli.ipynb #146f31bf
+# %% ../nbs/cli.ipynb #f3af64e7
 _prompt = argument('prompt', nargs='?', default=argparse.SUPPRESS, metavar='PROMPT.toml',
                            help='the seed prompt; not needed with --config')
 
@@ -184,7 +184,7 @@ def print_comparison(
 ):
     "Compare runs, and print tables and where everything is."
     text = compare_runs(run_dirs, out).read_text(encoding='utf-8')
-    print(text.split('\n## Figures')[0])
+    print(re.sub(r'^!\[.*\n?', '', text, flags=re.M)) # without the links to figures
     print(f'Figures: {out/"figures"}\nReport:  {out/"comparison.html"}\nRuns:    {", ".join(map(str, run_dirs))}')
 
 @command('run', 'run all stages, from a prompt to tables and figures', _prompt, _run_options)

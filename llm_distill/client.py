@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/client.html.md"""
 # %% auto #0
 __all__ = ['big_models', 'Client', 'run_job', 'is_alive', 'start_process', 'hold_job', 'end_marker', 'earlier_questions']
 
-# %% ../nbs/client.ipynb #0b54dbbc
+# %% ../nbs/client.ipynb #e3c15a16
 import hashlib, json, os, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +17,7 @@ from .core.core import write_json, write_jsonl, write_text
 from .core.prompt import SeedPrompt, parse_prompt
 from .data.dedup import normalize
 from .student.recipe import Recipe
+from .core.rundir import format_version
 from .teacher.pricing import default_model
 from .teacher.teacher import Teacher
 from .run.distill import distill
@@ -25,7 +26,7 @@ from .run.run import Run
 # %% ../nbs/client.ipynb #56dbe710
 big_models = dict(chat_gpt=default_model, gpt=default_model, gpt4=default_model)
 
-# %% ../nbs/client.ipynb #f75ff287
+# %% ../nbs/client.ipynb #e66e6665
 class Client:
     "Answer questions by a teacher at first, and by a student as soon as it is trained."
     def __init__(self,
@@ -51,7 +52,7 @@ class Client:
     ) -> Path:
         "Return the folder of a prompt."
         examples = [asdict(example) for example in prompt.examples]
-        key = json.dumps([prompt.instruction, examples, prompt.end, self.big_model, self.small_model])
+        key = json.dumps([format_version, prompt.instruction, examples, prompt.end, self.big_model, self.small_model])
         return self.home/hashlib.sha256(key.encode()).hexdigest()[:16]
 
 # %% ../nbs/client.ipynb #d4462ba3

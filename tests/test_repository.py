@@ -175,7 +175,8 @@ def test_type_checkers_see_the_same_names():
     tree = ast.parse((repo/'llm_distill'/'__init__.py').read_text())
     block = next(o for o in tree.body if isinstance(o, ast.If))
     import llm_distill
-    assert {a.name for o in block.body for a in o.names} | {'__version__'} == set(llm_distill.__all__)
+    homes = {a.name: o.module.removeprefix('llm_distill.') for o in block.body for a in o.names}
+    assert homes == llm_distill._modules and {*homes, '__version__'} == set(llm_distill.__all__)
 
 
 def test_an_unknown_name_is_an_attribute_error():

@@ -8,7 +8,8 @@ Docs: https://llm-distill.github.io/llm_distill/core/rundir.html.md"""
 __all__ = ['format_version', 'stages', 'test_sets', 'split_titles', 'stage_of', 'stage_command', 'predictions_file',
            'read_run_file', 'read_run_rows', 'read_record']
 
-# %% ../../nbs/core/03_rundir.ipynb #c0946a6e
+# %% ../../nbs/core/03_rundir.ipynb #3b6d6956
+import shlex
 from pathlib import Path
 from .core import DistillError, read_json, read_jsonl
 
@@ -18,7 +19,7 @@ stages = 'synthesize', 'label', 'finetune', 'evaluate', 'results'
 test_sets = 'test', 'test_ood'
 split_titles = dict(train='training set', test='test set', test_ood='out-of-distribution test set')
 
-# %% ../../nbs/core/03_rundir.ipynb #a3a8c251
+# %% ../../nbs/core/03_rundir.ipynb #4eba9ff8
 _writers = { # file or folder -> stage or command that writes it; everything else is written by `evaluate`
     'questions.jsonl': 'synthesize', 'rejects.jsonl': 'synthesize',
     'train.jsonl': 'label', 'test.jsonl': 'label', 'test_ood.jsonl': 'label',
@@ -38,7 +39,7 @@ def stage_command(
     file: str,           # path relative to it
 ) -> str:
     "Return the command line that writes a file of a run."
-    return f'llm-distill {stage_of(file)} {run_dir}'
+    return f'llm-distill {stage_of(file)} {shlex.quote(str(run_dir))}'
 
 def predictions_file(
     system: str,   # e.g. `distilled`

@@ -1,4 +1,4 @@
-"""After how many requests a distillation has paid for itself
+"""The break-even point of a distillation: after how many requests it has paid for itself
 
 Docs: https://llm-distill.github.io/llm_distill/evaluate/break_even.html.md"""
 

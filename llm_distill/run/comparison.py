@@ -1,4 +1,4 @@
-"""Several finished runs in one table: which student is the best, and would another random seed change it?
+"""Compare several finished runs: which student is the best, and whether another random seed would change it
 
 Docs: https://llm-distill.github.io/llm_distill/run/comparison.html.md"""
 

@@ -66,7 +66,7 @@ class RunConfig:
 
     def __post_init__(self): convert_fields(self)
 
-# %% ../../nbs/run/50b_config.ipynb #90b2dc2a
+# %% ../../nbs/run/50b_config.ipynb #892c1573
 @patch
 def answer_judge(self: RunConfig,
     teacher: Teacher, # who judges
@@ -80,6 +80,8 @@ def answer_judge(self: RunConfig,
 def validate(self: RunConfig):
     "Raise `DistillError` if a setting is out of range or contradicts another one."
     check_settings(RunConfig, {about.name: getattr(self, about.name) for about in fields(self)})
+    missing = [about.name for about in fields(self) if about.default is not None and getattr(self, about.name) is None]
+    if missing: raise DistillError(f'{missing[0]} must not be None')
     if not self.prompt: raise DistillError('no seed prompt; pass a SeedPrompt or the path of a TOML file')
     _check_seed_questions(self)
     _check_ood_prompt(self)

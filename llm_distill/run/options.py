@@ -8,18 +8,18 @@ Docs: https://llm-distill.github.io/llm_distill/run/options.html.md"""
 __all__ = ['CommandOptions', 'number_type', 'option_flag', 'add_options', 'pick_options', 'read_recipe', 'read_options',
            'spell_options']
 
-# %% ../../nbs/run/50c_options.ipynb #7cc06fd6
+# %% ../../nbs/run/50c_options.ipynb #cb169775
 import argparse, re
 from dataclasses import dataclass, fields, replace
 from math import inf
 from ..core.core import DistillError, read_file
 from ..core.rundir import stages
-from ..student.recipe import parse_override
+from ..student.recipe import Recipe, parse_override
 from .config import RunConfig, TeacherConfig, read_toml
 from .inputs import as_questions, as_recipe, as_texts
 from .settings import setting, value_error
 
-# %% ../../nbs/run/50c_options.ipynb #63b48230
+# %% ../../nbs/run/50c_options.ipynb #d359b5ac
 @dataclass
 class CommandOptions:
     "Options of one call of the command."
@@ -29,7 +29,7 @@ class CommandOptions:
                          choices=list(stages))
     config: str = setting(None, 'read settings from the run.toml of a run; options override them', 'output',
                           metavar='RUN.toml')
-    epochs: int = setting(None, 'passes over the training pairs (default: 3)', 'training', low=1)
+    epochs: int = setting(None, f'passes over the training pairs (default of the recipe: {Recipe().epochs})', 'training', low=1)
     overrides: list = setting([], 'change a field of the recipe, e.g. lr=1e-4', 'training', flag='--set',
                               metavar='FIELD=VALUE', action='append')
     repeats: int = setting(1, 'training seeds per student', 'training', low=1)

@@ -1,4 +1,4 @@
-"""Atomic checkpoints, which runs may resume from them, and training on a full disk
+"""Atomic checkpoints, resuming training from them, and training on a full disk
 
 Docs: https://llm-distill.github.io/llm_distill/student/checkpoints.html.md"""
 

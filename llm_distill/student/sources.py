@@ -1,4 +1,4 @@
-"""Where a student's weights are, as a folder, a Python package, the Hub's cache or the Hub
+"""Find and convert model weights: a folder, a Python package, the Hub's cache or the Hub
 
 Docs: https://llm-distill.github.io/llm_distill/student/sources.html.md"""
 

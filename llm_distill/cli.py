@@ -10,7 +10,7 @@ __all__ = ['commands', 'Command', 'command', 'argument', 'options', 'Parser', 'b
            'recorded_connection', 'run_stage', 'cache', 'show_data', 'push', 'complete', 'judge', 'cost', 'compare',
            'main']
 
-# %% ../nbs/cli.ipynb #3f06c882
+# %% ../nbs/cli.ipynb #e7c55d7b
 import argparse, errno, os, re, shlex, sys, time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,7 +23,7 @@ from .teacher.pricing import Plan
 from .teacher.teacher import Teacher, recorded_teacher
 from .student.models import find_student
 from .evaluate.break_even import BreakEven, describe_break_even
-from .evaluate.cost import read_cost
+from .evaluate.cost import cost_table, read_cost
 from .run.comparison import compare_runs
 from .run.config import RunConfig, TeacherConfig
 from .run.distill import forecast
@@ -304,7 +304,7 @@ def complete(args):
     for piece in Run(args.run_dir).stream(args.question): print(piece, end='', flush=True)
     print()
 
-# %% ../nbs/cli.ipynb #e526c90b
+# %% ../nbs/cli.ipynb #c39daf2f
 @command('judge', "compare a run's answers with the teacher's by an LLM judge, in both orders", _run_dir,
          argument('--n', type=_count, metavar='N', help='questions per test set, four requests each (default: all)'),
          _teacher_options)
@@ -327,7 +327,8 @@ def cost(args):
     model = chosen.get('teacher')
     teacher = Teacher(model, chosen.get('base_url'), progress=False, **prices) if model else None
     run.cost(hourly_price=args.hourly_price, n=args.n, teacher=teacher, **prices)
-    print(describe_break_even(BreakEven(**read_cost(run.path)['break_even'])))
+    result = read_cost(run.path)
+    print(cost_table(result), describe_break_even(BreakEven(**result['break_even'])), sep='\n\n', end='\n\n')
     print_results(run)
 
 @command('compare', 'compare finished runs; runs that differ only in the seed are repeats',

@@ -103,7 +103,7 @@ def _compare_system(system, paired):
         comparisons['against'][other] = {k: round(v, 6) for k, v in difference.items()}
     return comparisons
 
-# %% ../../nbs/evaluate/42_evaluation.ipynb #d80d8a96
+# %% ../../nbs/evaluate/42_evaluation.ipynb #147c5278
 def _score_test_set(test_set, questions, predictions, encode, metrics):
     "Return the rows of scores.json and of item_scores.jsonl for one test set."
     import numpy as np
@@ -113,7 +113,8 @@ def _score_test_set(test_set, questions, predictions, encode, metrics):
         main, values = next(iter(items.items()))
         outside = values[abs(values) > 1.000001]
         if len(outside):
-            raise DistillError(f'the main metric must be in [-1, 1]; {main!r} returned {outside[0]:g}: list another metric first')
+            raise DistillError(f'the main metric must be in [-1, 1]; {main!r} returned {outside[0]:g}: '
+                               'list another metric first')
         scores.append(score_system(items, test_set, system))
         item_rows += _item_rows(test_set, system, rows, items, encode) # the matched steps are still in memory
         by_question = {r['question']: value for r, value in zip(rows, values)}

@@ -19,7 +19,7 @@ from .config import RunConfig, TeacherConfig, read_toml
 from .inputs import as_questions, as_recipe, as_texts
 from .settings import setting, value_error
 
-# %% ../../nbs/run/50c_options.ipynb #d359b5ac
+# %% ../../nbs/run/50c_options.ipynb #f5fc69ae
 @dataclass
 class CommandOptions:
     "Options of one call of the command."
@@ -29,7 +29,8 @@ class CommandOptions:
                          choices=list(stages))
     config: str = setting(None, 'read settings from the run.toml of a run; options override them', 'output',
                           metavar='RUN.toml')
-    epochs: int = setting(None, f'passes over the training pairs (default of the recipe: {Recipe().epochs})', 'training', low=1)
+    epochs: int = setting(None, f'passes over the training pairs (default of the recipe: {Recipe().epochs})',
+                          'training', low=1)
     overrides: list = setting([], 'change a field of the recipe, e.g. lr=1e-4', 'training', flag='--set',
                               metavar='FIELD=VALUE', action='append')
     repeats: int = setting(1, 'training seeds per student', 'training', low=1)

@@ -5,11 +5,12 @@ from html import unescape
 from html.parser import HTMLParser
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from importlib import import_module
+from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from fastcore.docments import docments
-
+sys.path.append(str(Path(__file__).parents[1]/'tools'))
+from docs import documented
 from test_repository import cells, copy_tree, modules, numbered, others, repo, run, source
 
 chromium = next(filter(None, map(shutil.which, ('chromium', 'chromium-browser', 'google-chrome'))), None)
@@ -98,7 +99,7 @@ def test_every_public_symbol_is_documented_with_its_parameters(site, name):
     own = [o for n, o in symbols # functions and classes
            if getattr(o, '__module__', '') == module.__name__ and getattr(o, '__qualname__', '') == n]
     assert [o.__name__ for o in own if o.__name__.lower() not in parsed.ids] == []
-    notes = {n for o in own if not isinstance(o, type) for n in docments(o).values() if n}
+    notes = {v.docment for o in own if not isinstance(o, type) for v in documented(o).values() if v.docment}
     assert [n for n in notes if squeeze(n) not in squeeze(parsed.text)] == []
 
 
@@ -181,7 +182,7 @@ def look(site, address, name, query, folder):
 @needs_chromium
 @pytest.mark.parametrize('path', notebooks, ids=lambda p: p.stem)
 def test_page_fits_a_phone_and_can_be_searched(site, address, path, tmp_path):
-    seen = look(site, address, page(path), 'SeedPrompt.render', tmp_path)
+    seen = look(site, address, page(path), 'load_prompt', tmp_path)
     assert seen['width'] <= 390, 'the page scrolls sideways'
     assert all(seen['pictures']), 'a picture is missing'
-    assert any('core/prompt.html#seedprompt.render' in o for o in seen['hits'])
+    assert any('core/prompt.html#load_prompt' in o for o in seen['hits'])

@@ -7,6 +7,7 @@ from functools import reduce
 from importlib import import_module
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import FunctionType
 
 import nbdev.showdoc
 from fastcore.docments import docments, qual_name
@@ -45,6 +46,33 @@ def cell(text): return str(text or '').replace('\n', ' ').replace('|', r'\|')
 def code(text): return f'`{cell(text)}`' if text else ''
 
 
+def own_function(f):
+    "Return a function without the parameters that `@delegates` added."
+    own = FunctionType(f.__code__, f.__globals__, f.__name__, f.__defaults__, f.__closure__)
+    own.__kwdefaults__, own.__annotations__ = f.__kwdefaults__, f.__annotations__
+    own.__qualname__, own.__module__ = f.__qualname__, f.__module__
+    return own
+
+
+def documented(sym):
+    "Return name -> type, default and comment of each parameter; those of `@delegates` come from its target."
+    if getattr(sym, '__name__', '') == '__init__' and '.' in sym.__qualname__: # the source of a dataclass is its class
+        sym = getattr(sys.modules[sym.__module__], sym.__qualname__.split('.')[0], sym)
+    function = sym.__init__ if isinstance(sym, type) and not is_dataclass(sym) else sym
+    target = getattr(function, '__delwrap__', None)
+    if target is None: params = docments(sym, full=True)
+    else:
+        own = docments(own_function(function), full=True)
+        own.pop('kwargs', None)
+        names = inspect.signature(function).parameters
+        result = {'return': own.pop('return')} if 'return' in own else {}
+        params = own | {k: v for k, v in documented(target).items() if k in names and k not in own} | result
+    if is_dataclass(sym): # a field made with `setting` has its text in the metadata
+        for o in fields(sym):
+            if o.name in params and 'help' in o.metadata: params[o.name].docment = o.metadata['help']
+    return {k: v for k, v in params.items() if k != 'self'}
+
+
 class TableRenderer:
     "Shows a symbol in `show_doc`: its call, its summary, and a table of parameters with their comments."
     def __init__(self, sym, name=None, title_level=3):
@@ -55,11 +83,7 @@ class TableRenderer:
         "Return name -> type, default and comment of each parameter; `return` last; empty without a constructor."
         sym = getattr(self.sym, 'fget', None) or self.sym
         if isinstance(sym, type) and sym.__init__ in (object.__init__, Exception.__init__): return {}
-        params = {k: v for k, v in docments(sym, full=True).items() if k != 'self'}
-        if is_dataclass(sym): # a field made with `setting` has its text in the metadata
-            for o in fields(sym):
-                if o.name in params and 'help' in o.metadata: params[o.name].docment = o.metadata['help']
-        return params
+        return documented(sym)
 
     def call(self, params):
         args = [k if v.default is inspect.Parameter.empty else f'{k}={default_text(v.default)}'
@@ -76,6 +100,16 @@ class TableRenderer:
             rows.append(f'| {"**returns**" if k == "return" else code(k)} | {kind} | {cell(v.docment)} |')
         return '\n'.join(['| | Type | |', '|---|---|---|', *rows]) if rows else ''
 
+    def methods(self):
+        "Return a table of the public methods in a class's body; patched ones are shown on their own."
+        body = vars(self.sym).items() if isinstance(self.sym, type) else ()
+        own = {k: getattr(v, 'fget', None) or getattr(v, '__func__', v) for k, v in body if not k.startswith('_')}
+        own = {k: v for k, v in own.items() if getattr(v, '__qualname__', '') == f'{self.sym.__name__}.{k}' and v.__doc__}
+        if not own: return ''
+        def is_inline(f): return f.__code__.co_filename == sys.modules[self.sym.__module__].__file__
+        rows = [f'| {code(k)} | {cell(" ".join(v.__doc__.split()))} |' for k, v in own.items() if is_inline(v)]
+        return '\n'.join(['| Method | |', '|---|---|', *rows]) + '\n'
+
     def _repr_markdown_(self):
         src = NbdevLookup().code(self.name)
         link = f'[source]({src}){{.source-link}}\n\n' if src else ''
@@ -84,7 +118,8 @@ class TableRenderer:
         doc = f'*{" ".join(inspect.getdoc(self.sym).split())}*\n\n' if inspect.getdoc(self.sym) else ''
         table = self.table(params)
         params_block = f'::: {{.params}}\n{table}\n:::\n' if table else ''
-        return f'---\n\n{link}{"#"*self.level} {self.name}\n\n{call}{doc}{params_block}'.rstrip() + '\n'
+        parts = f'{call}{doc}{params_block}\n{self.methods()}'
+        return f'---\n\n{link}{"#"*self.level} {self.name}\n\n{parts}'.rstrip() + '\n'
 
 
 nbdev.showdoc.BasicMarkdownRenderer = TableRenderer # at import, so that the processes of proc_nbs have it too
@@ -138,11 +173,14 @@ def stage(proc, dst):
 
 def relative_links(site, url):
     "Make links to the published site's own pages relative, so that the site works at any address and from disk."
-    # nbdev also links private names, which no page shows
-    private = re.compile(rf'<a href="{re.escape(url)}/[^"]*#(?:_|[^"]*\._)[^"]*"[^>]*>(.*?)</a>')
+    ids = {f.relative_to(site).as_posix(): set(re.findall(r'\bid="([^"]+)"', f.read_text())) for f in site.rglob('*.html')}
+    own = re.compile(rf'<a href="{re.escape(url)}/([^"#]*)#([^"]*)"[^>]*>(.*?)</a>')
+    def link(match): # nbdev also links names that no page shows
+        page, anchor, text = match.groups()
+        return match[0] if anchor in ids.get(page, ()) else text
     for f in site.rglob('*.html'):
         up = '../'*len(f.relative_to(site).parent.parts) or './'
-        text = private.sub(r'\1', f.read_text())
+        text = own.sub(link, f.read_text())
         f.write_text(re.sub(rf'(<a\b[^>]*?\bhref="){re.escape(url)}/?(?=[^"]*")', rf'\g<1>{up}', text))
 
 

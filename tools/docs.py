@@ -104,7 +104,8 @@ class TableRenderer:
         "Return a table of the public methods in a class's body; patched ones are shown on their own."
         body = vars(self.sym).items() if isinstance(self.sym, type) else ()
         own = {k: getattr(v, 'fget', None) or getattr(v, '__func__', v) for k, v in body if not k.startswith('_')}
-        own = {k: v for k, v in own.items() if getattr(v, '__qualname__', '') == f'{self.sym.__name__}.{k}' and v.__doc__}
+        own = {k: v for k, v in own.items()
+               if getattr(v, '__qualname__', '') == f'{self.sym.__name__}.{k}' and v.__doc__}
         if not own: return ''
         def is_inline(f): return f.__code__.co_filename == sys.modules[self.sym.__module__].__file__
         rows = [f'| {code(k)} | {cell(" ".join(v.__doc__.split()))} |' for k, v in own.items() if is_inline(v)]
@@ -173,7 +174,8 @@ def stage(proc, dst):
 
 def relative_links(site, url):
     "Make links to the published site's own pages relative, so that the site works at any address and from disk."
-    ids = {f.relative_to(site).as_posix(): set(re.findall(r'\bid="([^"]+)"', f.read_text())) for f in site.rglob('*.html')}
+    pages = {f.relative_to(site).as_posix(): f.read_text() for f in site.rglob('*.html')}
+    ids = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in pages.items()}
     own = re.compile(rf'<a href="{re.escape(url)}/([^"#]*)#([^"]*)"[^>]*>(.*?)</a>')
     def link(match): # nbdev also links names that no page shows
         page, anchor, text = match.groups()

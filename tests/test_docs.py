@@ -149,7 +149,7 @@ def is_rendered(path): return path.stem in ('index', '01_prompt', 'cli') or path
 
 
 @needs_chromium
-@pytest.mark.parametrize('path', filter(is_rendered, notebooks), ids=lambda p: p.stem)
+@pytest.mark.parametrize('path', list(filter(is_rendered, notebooks)), ids=lambda p: p.stem)
 def test_page_renders(site, address, path, tmp_path):
     html, console = browse(f'{address}/{page(path)}', tmp_path)
     heading = re.search(r'<h1[^>]*>(.*?)</h1>', html, re.S)

@@ -223,7 +223,7 @@ def returns_four(predicted, expected): return 4
 
 @pytest.mark.parametrize('metric, message', [
     ('step_count', "'step_count' cannot be the main metric"),
-    (returns_four, r"the main metric must be in \[0, 1\]; 'returns_four' returned 4")])
+    (returns_four, r"the main metric must be in \[-1, 1\]; 'returns_four' returned 4")])
 def test_a_metric_that_is_no_score_does_not_compare_systems(tmp_path, recorded, metric, message):
     questions, expected, again = (o[:6] for o in recorded['test'])
     save_predictions(tmp_path, dict(distilled=again, teacher=expected), questions, expected)

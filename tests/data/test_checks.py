@@ -4,32 +4,22 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
-from llm_distill.core.core import DistillError, read_jsonl, recordings
+from llm_distill.core.core import read_jsonl, recordings
 from llm_distill.core.prompt import load_prompt, parse_prompt
 from llm_distill.data.checks import (
     Check, check_content, correction_chat, format_check, load_check, parse_json, validate_reply)
 from llm_distill.data.labeling import label
 from llm_distill.teacher.endpoint import Reply
 from llm_distill.teacher.teacher import recorded_teacher
+from odd_texts import anything, error_of, texts
 
 prompt = load_prompt(recordings/'apartments.toml')
 reminders = load_prompt(recordings/'reminders.toml')
 questions = [r['question'] for r in read_jsonl(recordings/'apartments.jsonl')[:12]]
 free_text = parse_prompt('Say it.\nQ: Why?\nA: It rained. So we stayed, all of us.<END>\nQ: How?')
 ok = partial(Reply, kind='ok', reason='', key='')
-anything = settings(max_examples=150, deadline=None, derandomize=True)
-texts = st.one_of(st.text(), st.text('{}[]":,.-/0123456789scoreNaNQ: \n'),
-                  st.binary().map(lambda b: b.decode('utf-8', 'surrogateescape')))
-
-
-def error_of(call, *args, **kwargs):
-    "Return the error message of a call, which must be one line."
-    with pytest.raises(DistillError) as e: call(*args, **kwargs)
-    message = str(e.value)
-    assert len(message.splitlines()) == 1 and len(message) < 600
-    return message
 
 
 def prompt_with(*pairs):

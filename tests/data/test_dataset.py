@@ -3,7 +3,7 @@ import base64, json, os, re, subprocess, sys, threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from hypothesis import example, given, settings, strategies as st
+from hypothesis import example, given, strategies as st
 
 from llm_distill.core.core import DistillError, recordings
 from llm_distill.core.prompt import load_prompt
@@ -12,20 +12,10 @@ from llm_distill.data.dedup import filters
 from llm_distill.data.labeling import label, row_types, to_dataset
 from llm_distill.teacher.recording import RecordingApp
 from llm_distill.teacher.teacher import Teacher, recorded_teacher
+from odd_texts import anything, error_of, texts
 
 prompt = load_prompt(recordings/'apartments.toml')
 ood_prompt = load_prompt(recordings/'pull_requests.toml')
-anything = settings(max_examples=150, deadline=None, derandomize=True)
-texts = st.one_of(st.text(), st.text('{}[]":,.-/0123456789scoreNaNQ: \n'),
-                  st.binary().map(lambda b: b.decode('utf-8', 'surrogateescape')))
-
-
-def error_of(call, *args, **kwargs):
-    "Return the error message of a call, which must be one line."
-    with pytest.raises(DistillError) as e: call(*args, **kwargs)
-    message = str(e.value)
-    assert len(message.splitlines()) == 1 and len(message) < 600
-    return message
 
 
 def rows(n, **more):

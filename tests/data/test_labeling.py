@@ -3,7 +3,7 @@ import json, re
 from functools import partial
 
 import pytest
-from hypothesis import given, settings, strategies as st
+from hypothesis import given, strategies as st
 
 from llm_distill.core.core import DistillError, read_jsonl, recordings
 from llm_distill.core.prompt import load_prompt, parse_prompt
@@ -12,23 +12,13 @@ from llm_distill.data.labeling import check_label_settings, label, medoids, row_
 from llm_distill.teacher.endpoint import Reply
 from llm_distill.teacher.recording import RecordingApp
 from llm_distill.teacher.teacher import Teacher, recorded_teacher
+from odd_texts import anything, error_of, texts
 from server import Server
 
 prompt = load_prompt(recordings/'apartments.toml')
 questions = [r['question'] for r in read_jsonl(recordings/'apartments.jsonl')[:12]]
 free_text = parse_prompt('Say it.\nQ: Why?\nA: It rained. So we stayed, all of us.<END>\nQ: How?')
 ok = partial(Reply, kind='ok', reason='', key='')
-anything = settings(max_examples=150, deadline=None, derandomize=True)
-texts = st.one_of(st.text(), st.text('{}[]":,.-/0123456789scoreNaNQ: \n'),
-                  st.binary().map(lambda b: b.decode('utf-8', 'surrogateescape')))
-
-
-def error_of(call, *args, **kwargs):
-    "Return the error message of a call, which must be one line."
-    with pytest.raises(DistillError) as e: call(*args, **kwargs)
-    message = str(e.value)
-    assert len(message.splitlines()) == 1 and len(message) < 600
-    return message
 
 
 class ScriptedApp(RecordingApp):

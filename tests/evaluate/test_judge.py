@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 from hypothesis import example, given, settings, strategies as st
 
-from llm_distill.core.core import DistillError, TeacherError, read_json, read_jsonl, recordings, write_json, write_jsonl
+from llm_distill.core.core import TeacherError, read_json, read_jsonl, recordings, write_json, write_jsonl
 from llm_distill.core.prompt import load_prompt
 from llm_distill.data.labeling import label
 from llm_distill.evaluate.judge import AnswerJudge, judge_run, pair_outcome, summarize_judgements
@@ -13,21 +13,11 @@ from llm_distill.evaluate.judge_prompts import (
     judge_prompt, judge_schema, pair_prompt, pair_schema, parse_judgement, parse_verdict)
 from llm_distill.teacher.recording import RecordingApp
 from llm_distill.teacher.teacher import Teacher, recorded_teacher
+from odd_texts import anything, error_of, texts
 from server import Server
 
 prompt, ood_prompt = (load_prompt(recordings/f'{name}.toml') for name in ('apartments', 'pull_requests'))
 questions = [r['question'] for r in read_jsonl(recordings/'apartments.jsonl')[:12]]
-anything = settings(max_examples=150, deadline=None, derandomize=True)
-texts = st.one_of(st.text(), st.text('{}[]":,.-/0123456789scoreNaNQ: \n'),
-                  st.binary().map(lambda b: b.decode('utf-8', 'surrogateescape')))
-
-
-def error_of(call, *args, **kwargs):
-    "Return the error message of a call, which must be one line."
-    with pytest.raises(DistillError) as e: call(*args, **kwargs)
-    message = str(e.value)
-    assert len(message.splitlines()) == 1 and len(message) < 600
-    return message
 
 
 # ---- one answer

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from llm_distill.client import Client
     from llm_distill.core.core import DistillError
-    from llm_distill.core.prompt import Example, SeedPrompt, load_prompt, parse_prompt
+    from llm_distill.core.prompt import Example, SeedPrompt
+    from llm_distill.core.prompt_files import load_prompt, parse_prompt, save_prompt
     from llm_distill.run.config import RunConfig
     from llm_distill.run.distill import distill
     from llm_distill.run.run import Run
@@ -18,7 +19,8 @@ __version__ = version('llm_distill')
 
 _modules = { # public name -> module that defines it, imported when the name is first used
     'distill': 'run.distill', 'Run': 'run.run', 'RunConfig': 'run.config',
-    'SeedPrompt': 'core.prompt', 'Example': 'core.prompt', 'load_prompt': 'core.prompt', 'parse_prompt': 'core.prompt',
+    'SeedPrompt': 'core.prompt', 'Example': 'core.prompt', 
+    'load_prompt': 'core.prompt_files', 'parse_prompt': 'core.prompt_files', 'save_prompt': 'core.prompt_files',
     'Teacher': 'teacher.teacher', 'recorded_teacher': 'teacher.teacher',
     'Student': 'student.generation', 'Recipe': 'student.recipe', 'Client': 'client', 'DistillError': 'core.core'}
 

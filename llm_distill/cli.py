@@ -7,28 +7,32 @@ Docs: https://llm-distill.github.io/llm_distill/cli.html.md"""
 # %% auto #0
 __all__ = ['commands', 'Command', 'command', 'argument', 'options', 'Parser', 'build_parser', 'print_results', 'quickstart',
            'plan_runs', 'default_run_dir', 'execute_runs', 'print_comparison', 'run_stages', 'plan',
-           'recorded_connection', 'run_stage', 'cache', 'show_data', 'push', 'complete', 'judge', 'cost', 'compare',
-           'main']
+           'recorded_connection', 'run_stage', 'cache', 'show_data', 'review', 'push', 'complete', 'import_log',
+           'export', 'judge', 'cost', 'compare', 'main']
 
-# %% ../nbs/cli.ipynb #e7c55d7b
+# %% ../nbs/cli.ipynb #6c50a08d
 import argparse, errno, os, re, shlex, sys, time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from . import __version__
 from .core.core import DistillError, home_dir, recordings
 from .core.display import terminal_table
-from .core.rundir import stages
+from .core.rundir import split_titles, stages
 from .teacher.cache import cache_clear, cache_export, cache_stats
 from .teacher.pricing import Plan
 from .teacher.teacher import Teacher, recorded_teacher
+from .data.formats import formats
+from .data.logs import import_file
 from .student.models import find_student
 from .evaluate.break_even import BreakEven, describe_break_even
 from .evaluate.cost import cost_table, read_cost
 from .run.comparison import compare_runs
 from .run.config import RunConfig, TeacherConfig
 from .run.distill import forecast
+from .run.exchange import describe_import, export_run
 from .run.options import CommandOptions, add_options, number_type, pick_options, read_options
 from .run.options import read_recipe, spell_options
+from .run.review import describe_review, merge_review, review_in_terminal, write_review_page
 from .run.run import Run
 from .run.show import show
 from .run.steps import process_rank
@@ -282,13 +286,29 @@ def _print_stats(path):
     if rows: print(terminal_table(list(rows[0]), [list(row.values()) for row in rows]))
     else: print(f'{path} holds no replies')
 
-# %% ../nbs/cli.ipynb #11336b69
+# %% ../nbs/cli.ipynb #76f873b5
 @command('show', 'sample pairs of a run, and what was rejected and why', _run_dir,
          argument('--n', type=_count, default=8, metavar='N', help='pairs to show (default: 8)'),
          options(RunConfig, names=['random_seed']))
 def show_data(args):
     "Print a sample of the data of a run."
     print(show(args.run_dir, args.n, getattr(args, 'random_seed', 0)))
+
+@command('review', 'check answers as a person: a page for the browser, or in the terminal', _run_dir,
+         argument('--out', metavar='FILE', help='page to write (default: review.html in the run directory)'),
+         argument('--terminal', action='store_true', help='ask in the terminal instead'),
+         argument('--system', choices=('distilled', 'teacher'), default='distilled',
+                  help="distilled: judge the student's answers too; teacher: only the teacher's (default: distilled)"),
+         argument('--n', type=_count, metavar='N', help='rows per split, test rows first (default: all)'),
+         argument('--merge', metavar='FILE', help='add the decisions in a review.jsonl that the page saved'))
+def review(args):
+    "Write the page for a review, ask in the terminal, or merge decisions."
+    if args.merge: merge_review(args.run_dir, args.merge)
+    elif args.terminal: review_in_terminal(args.run_dir, args.system, args.n)
+    else:
+        page = write_review_page(args.run_dir, args.out, system=args.system, n=args.n)
+        print(f'Page: {page}\nOpen it in a browser; it works offline. Its help says how to add your decisions to the run.')
+    print(describe_review(args.run_dir))
 
 @command('push', 'publish the data set of a run on the Hugging Face Hub', _run_dir,
          argument('repo', metavar='USER/NAME', help='dataset repo (created if missing)'),
@@ -303,6 +323,23 @@ def complete(args):
     "Print the student's answer as it is generated."
     for piece in Run(args.run_dir).stream(args.question): print(piece, end='', flush=True)
     print()
+
+# %% ../nbs/cli.ipynb #b2d66ec0
+@command('import', 'make a seed prompt and pairs of a log or a fine-tuning file',
+         argument('file', metavar='FILE', help='.jsonl, .json, .csv, .txt, .parquet, a datasets folder or Hub id'),
+         argument('--out', metavar='DIR', help='folder to write to (default: the name of the file)'))
+def import_log(args):
+    "Write prompt and pairs, and print what was taken and what to run next."
+    out = args.out or Path(args.file).stem
+    print(describe_import(import_file(args.file, out)))
+
+@command('export', 'write the pairs of a run for another trainer', _run_dir,
+         argument('out', metavar='OUT', help='file to write'),
+         argument('--format', choices=formats, default=formats[0], help=f'form of the rows (default: {formats[0]})'),
+         argument('--split', choices=list(split_titles), default='train', help='pairs to write (default: train)'))
+def export(args):
+    "Write the pairs of a split."
+    print(f'{export_run(args.run_dir, args.out, args.format, args.split)} pairs written to {args.out}')
 
 # %% ../nbs/cli.ipynb #c39daf2f
 @command('judge', "compare a run's answers with the teacher's by an LLM judge, in both orders", _run_dir,

@@ -7,14 +7,15 @@ Docs: https://llm-distill.github.io/llm_distill/client.html.md"""
 # %% auto #0
 __all__ = ['big_models', 'Client', 'run_job', 'is_alive', 'start_process', 'hold_job', 'end_marker', 'earlier_questions']
 
-# %% ../nbs/client.ipynb #e3c15a16
+# %% ../nbs/client.ipynb #5d523d7e
 import hashlib, json, os, subprocess, sys, time
 from dataclasses import asdict
 from pathlib import Path
 from fastcore.basics import patch
 from .core.core import DistillError, exclusive, home_dir, read_json, read_jsonl
 from .core.core import write_json, write_jsonl, write_text
-from .core.prompt import SeedPrompt, parse_prompt
+from .core.prompt import SeedPrompt
+from .core.prompt_files import parse_prompt
 from .data.dedup import normalize
 from .student.recipe import Recipe
 from .core.rundir import format_version

@@ -3,7 +3,7 @@ import json
 
 from llm_distill.core.core import read_jsonl, recordings
 from llm_distill.core.prompt import student_prompt
-from llm_distill.student.models import tiny_student, tiny_tokenizer
+from llm_distill.student.models import Student, tiny_student, tiny_tokenizer
 
 
 def plain_tokenizer(**special):
@@ -92,3 +92,18 @@ def build(family, random_seed=0):
             is_embedding = any(o in name for o in ('embed', 'wte', 'lm_head'))
             if p.ndim > 1 and not is_embedding: p.mul_(8)
     return student
+
+
+CHAT_TEMPLATE = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.content + '<|im_end|>\n' }}{% endfor %}"
+                 "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+
+
+def build_chat(family):
+    "A student of a family with control tokens and a chat template, asked in it."
+    student = build(family)
+    tokenizer, model = student.tokenizer, student.model
+    names = ['<|im_start|>', '<|im_end|>']
+    tokenizer.add_special_tokens(dict(additional_special_tokens=names), replace_extra_special_tokens=False)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids('<|im_end|>')]
+    return Student(model, tokenizer, 'chat', format='chat')

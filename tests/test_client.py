@@ -7,7 +7,7 @@ import pytest
 
 from llm_distill.client import Client, is_alive
 from llm_distill.core.core import DistillError, read_json, read_jsonl, recordings, write_json
-from llm_distill.core.prompt import load_prompt, parse_prompt
+from llm_distill.core.prompt_files import load_prompt, parse_prompt
 from server import Server
 
 prompt = load_prompt(recordings/'apartments.toml')

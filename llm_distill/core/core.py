@@ -6,8 +6,8 @@ Docs: https://llm-distill.github.io/llm_distill/core/core.html.md"""
 
 # %% auto #0
 __all__ = ['recordings', 'DistillError', 'PromptError', 'TeacherError', 'home_dir', 'installed_file', 'clean_text', 'one_line',
-           'write_bytes', 'write_text', 'write_json', 'write_jsonl', 'read_file', 'read_json', 'read_jsonl',
-           'file_digest', 'exclusive', 'load_function']
+           'write_bytes', 'write_text', 'write_json', 'write_jsonl', 'read_file', 'read_text', 'read_json',
+           'parse_json', 'read_jsonl', 'file_digest', 'exclusive', 'load_function']
 
 # %% ../../nbs/core/00_core.ipynb #5ada42f8
 import hashlib, json, os, re, sys
@@ -112,17 +112,31 @@ def write_jsonl(
     lines = [json.dumps(row, ensure_ascii=False) + '\n' for row in rows]
     return write_text(path, ''.join(lines))
 
-# %% ../../nbs/core/00_core.ipynb #619213ed
+# %% ../../nbs/core/00_core.ipynb #58378eea
 def read_file(
     path: str | Path,   # file that the user named
     kind: str = 'file', # its role in error messages, e.g. `check`
 ) -> bytes:
     "Read a user's file. Raise `DistillError` if it cannot be read."
+    path = Path(path)
     try:
-        return Path(path).read_bytes()
+        if path.exists() and not path.is_file(): raise OSError(0, 'not a file') # a pipe would wait forever
+        return path.read_bytes()
     except OSError as e:
         problem = f'cannot read the {kind} {str(path)!r} ({e.strerror})'
         raise DistillError(f'{problem}; pass the path of an existing file') from None
+
+def read_text(
+    path: str | Path,   # UTF-8 text that the user named, with or without a byte order mark
+    kind: str = 'file', # as for `read_file`
+) -> str: # with the line breaks of the file
+    "Read a user's text file. Raise `DistillError` if it cannot be read, with the line that is not UTF-8."
+    content = read_file(path, kind)
+    try:
+        return content.decode('utf-8-sig')
+    except UnicodeDecodeError as e:
+        n = content.count(b'\n', 0, e.start) + 1
+        raise DistillError(f'{path}, line {n}: not UTF-8 text; save the file as UTF-8') from None
 
 def read_json(
     path: str | Path, # a JSON file
@@ -132,10 +146,32 @@ def read_json(
         return json.loads(Path(path).read_text(encoding='utf-8'))
     except FileNotFoundError:
         raise DistillError(f'{path} is missing') from None
-    except (ValueError, OSError) as e:
-        raise DistillError(f'{path} is not valid JSON: {e}') from None
+    except (ValueError, OSError, RecursionError) as e:
+        raise DistillError(f'{path} is not valid JSON: {one_line(e, 200)}') from None
 
-# %% ../../nbs/core/00_core.ipynb #298c9a90
+# %% ../../nbs/core/00_core.ipynb #10149b42
+def parse_json(
+    text: str,                 # a JSON document
+    unique_keys: bool = False, # is a key that occurs twice in an object an error?
+): # -> the value in it
+    "Parse strict JSON. Raise `ValueError` if it is invalid, contains NaN or Infinity, or is nested too deeply."
+    pairs_hook = _to_unique_dict if unique_keys else None
+    try:
+        return json.loads(text, parse_constant=_reject_constant, object_pairs_hook=pairs_hook)
+    except RecursionError:
+        raise ValueError('nested too deeply') from None
+
+def _reject_constant(name): raise ValueError(f'{name} is not in JSON')
+
+def _to_unique_dict(pairs):
+    "Convert the pairs of an object. Raise `ValueError` if a key occurs twice."
+    values = dict(pairs)
+    if len(values) == len(pairs): return values
+    keys = [key for key, _ in pairs]
+    twice = next(key for key in keys if keys.count(key) > 1)
+    raise ValueError(f'the key {one_line(twice, 40)!r} occurs twice')
+
+# %% ../../nbs/core/00_core.ipynb #409d5990
 def read_jsonl(
     path: str | Path, # a file with one JSON object per line; blank lines are skipped
 ) -> list[dict]:
@@ -146,7 +182,7 @@ def read_jsonl(
         if not line.strip(): continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict):
             raise DistillError(f'{path}, line {i}: expected a JSON object, got {line[:60]!r}')

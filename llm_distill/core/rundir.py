@@ -19,18 +19,19 @@ stages = 'synthesize', 'label', 'finetune', 'evaluate', 'results'
 test_sets = 'test', 'test_ood'
 split_titles = dict(train='training set', test='test set', test_ood='out-of-distribution test set')
 
-# %% ../../nbs/core/03_rundir.ipynb #4eba9ff8
+# %% ../../nbs/core/03_rundir.ipynb #05e3050a
 _writers = { # file or folder -> stage or command that writes it; everything else is written by `evaluate`
     'questions.jsonl': 'synthesize', 'rejects.jsonl': 'synthesize',
-    'train.jsonl': 'label', 'test.jsonl': 'label', 'test_ood.jsonl': 'label',
+    'train.jsonl': 'label', 'test.jsonl': 'label', 'test_ood.jsonl': 'label', 'unreviewed.jsonl': 'label',
     'data_map.jsonl': 'label', 'dataset': 'label',
     'losses.jsonl': 'finetune', 'student': 'finetune',
     'results.md': 'results', 'report.html': 'results', 'figures': 'results',
-    'judge.json': 'judge', 'judge.jsonl': 'judge', 'cost.json': 'cost'}
+    'judge.json': 'judge', 'judge.jsonl': 'judge', 'cost.json': 'cost',
+    'review.jsonl': 'review', 'review.html': 'review'}
 
 def stage_of(
     file: str, # path relative to the run directory, e.g. `train.jsonl`
-) -> str: # a stage, or the command `judge` or `cost`
+) -> str: # a stage, or the command `judge`, `cost` or `review`
     "Return the stage that writes a file of a run."
     return _writers.get(Path(file).parts[0], 'evaluate')
 

@@ -7,54 +7,57 @@ Docs: https://llm-distill.github.io/llm_distill/data/labeling.html.md"""
 # %% auto #0
 __all__ = ['row_types', 'Attempt', 'medoids', 'to_dataset', 'check_label_settings', 'label']
 
-# %% ../../nbs/data/25_labeling.ipynb #8dd5ce71
+# %% ../../nbs/data/25_labeling.ipynb #ed79c2f5
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from fastcore.basics import patch
 from ..core.core import DistillError, clean_text
-from ..core.prompt import SeedPrompt
+from ..core.prompt import SeedPrompt, trim
 from ..teacher.endpoint import Reply
 from .embedding import embed
 from .metrics import detect_format, metrics_for
-from .checks import correction_chat, load_check, validate_reply
+from .checks import correction_chat, load_check, validate_answer, validate_reply
 
-# %% ../../nbs/data/25_labeling.ipynb #c34da350
+# %% ../../nbs/data/25_labeling.ipynb #0b0ab2b6
 @dataclass
 class Attempt:
     "A sample of the answer to a question."
     question: str                              # the question
     sample: int                                # index of the sample
-    chat: str | list[dict]                     # what to send next: a prompt, or the messages of a chat
+    chat: list[dict]                           # messages to send next
     requests: int = 0                          # requests so far; 0 for an existing answer
     reply: Reply | None = None                 # last reply
     answer: str = ''                           # the reply's text without the end marker
     rejection: tuple[str, str] | None = None   # filter and reason; None if the answer is usable
     agreement: float | None = None             # mean agreement of the question's samples, in [0, 1]
 
-    def take(self, reply, prompt, check):
+    def take(self, reply, prompt, check, filters=()):
         "Store a reply and validate it."
         self.reply = reply
         self.answer = prompt.parse(reply.text or '')
-        self.rejection = validate_reply(prompt, self.question, reply, check)
+        self.rejection = validate_reply(prompt, self.question, reply, check, filters)
 
     def can_be_corrected(self) -> bool:
         "Return whether to ask again."
         return self.rejection is not None and self.rejection[0] not in ('filtered', 'failed')
 
-# %% ../../nbs/data/25_labeling.ipynb #8241eacf
-def _ask_until_valid(attempts, ask, prompt, check, max_reasks, desc):
+# %% ../../nbs/data/25_labeling.ipynb #e1334253
+def _ask_until_valid(attempts, ask, take, prompt, max_reasks, desc, reasked):
     "Send all attempts, and the invalid ones again with a correction."
-    for title in [desc] + [f'{desc}, asked again']*max_reasks:
+    for i in range(1 + max_reasks):
+        title = f'{desc}, asked again' if i else desc
         samples = {a.sample for a in attempts}
         for sample in sorted(samples):
             group = [a for a in attempts if a.sample == sample]
             replies = ask([a.chat for a in group], sample=sample, desc=title)
             for attempt, reply in zip(group, replies, strict=True):
                 attempt.requests += 1
-                attempt.take(reply, prompt, check)
+                take(attempt, reply)
         attempts = [a for a in attempts if a.can_be_corrected()]
+        if i < max_reasks: reasked.update(a.rejection[0] for a in attempts)
         for a in attempts:
             a.chat = correction_chat(prompt, a.question, a.chat, a.reply, a.rejection[1])
 
@@ -154,22 +157,24 @@ def check_label_settings(
     if judge is not None and not callable(judge):
         raise DistillError(f'judge must be a function, got {judge!r:.60}; pass an AnswerJudge or None')
 
-# %% ../../nbs/data/25_labeling.ipynb #4282a520
+# %% ../../nbs/data/25_labeling.ipynb #ac84859c
 def label(
     prompt: SeedPrompt,                # K-shot prompt that is rendered for each question
-    questions: list[str],              # one line each
+    questions: list[str],              # any number of lines each
     teacher,                           # a `Teacher`
     stage: str = 'labeling',           # stage of the account: `labeling`, or `evaluation` for a second sample
     sample: int = 0,                   # index of the first sample
     temperature: float | None = None,  # None: 0 for one sample, 0.7 for several, which would be equal at 0
     max_tokens: int = 512,             # longest answer; a longer one is `truncated`
-    check=None,                        # custom check, as for `load_check`; None for the format of the examples
+    check=None,                        # custom check, as for `load_check`; None for the rules from the examples
+    filters: list[str] = (),           # rules to apply or leave out, as for `choose_rules`
     samples: int = 1,                  # answers per question; the medoid is kept
     min_agreement: float = 0.,         # minimum mean agreement of a question's samples, in [0, 1]
     max_reasks: int = 2,               # further requests for an invalid answer
     judge: Callable | None = None,     # prompt, questions, answers, stage -> list of (filter, reason) or None
     existing: dict = {},               # question -> existing answer
     seed_questions: dict = {},         # question -> its seed question, if that is not `prompt.question`
+    reasked: Counter | None = None,    # gets the number of answers that were asked for again, by filter
 ): # -> tuple[datasets.Dataset, list[dict]]: pairs in the order of `questions`, rejects
     "Have the teacher answer every question; leave out what is invalid. Raise `DistillError` if a setting is invalid."
     check_label_settings(samples, min_agreement, max_reasks, judge)
@@ -177,24 +182,25 @@ def label(
     if temperature is None: temperature = 0. if samples == 1 else 0.7
     stop = [prompt.end] if prompt.end else None
     ask = partial(teacher.ask, stage=stage, temperature=temperature, max_tokens=max_tokens, stop=stop)
-    groups = [_start_attempts(prompt, q, existing.get(q), sample, samples, check) for q in questions]
+    rules = dict(check=check, filters=filters)
+    take = partial(Attempt.take, prompt=prompt, **rules)
+    groups = [_start_attempts(prompt, q, existing.get(q), sample, samples, rules) for q in questions]
     unasked = [a for a in chain.from_iterable(groups) if not a.reply]
-    _ask_until_valid(unasked, ask, prompt, check, max_reasks, stage)
+    _ask_until_valid(unasked, ask, take, prompt, max_reasks, stage, Counter() if reasked is None else reasked)
 
     attempts = _choose_attempts(groups, min_agreement)
     if judge: _apply_judge(judge, prompt, attempts, stage)
     rows = [a.to_row(seed_questions.get(a.question, prompt.question), teacher.model) for a in _accepted(attempts)]
     return to_dataset(rows), [a.to_reject(stage) for a in attempts if a.rejection]
 
-# %% ../../nbs/data/25_labeling.ipynb #09dfa484
-def _start_attempts(prompt, question, answer, first_sample, samples, check):
+# %% ../../nbs/data/25_labeling.ipynb #ad9c44b0
+def _start_attempts(prompt, question, answer, first_sample, samples, rules):
     "Return the attempts at a question; one without a request if it has an answer already."
     if answer is None:
-        text = prompt.render(question)
-        return [Attempt(question, first_sample + i, text) for i in range(samples)]
-    attempt = Attempt(question, 0, '')
-    attempt.take(Reply(clean_text(answer), 'ok', '', ''), prompt, check)
-    return [attempt]
+        return [Attempt(question, first_sample + i, prompt.messages(question)) for i in range(samples)]
+    answer = trim(trim(clean_text(answer)).removesuffix(prompt.end))
+    rejection = validate_answer(prompt, question, answer, **rules)
+    return [Attempt(question, 0, [], reply=Reply(answer, 'ok', '', ''), answer=answer, rejection=rejection)]
 
 def _apply_judge(judge, prompt, attempts, stage):
     "Reject the valid answers that a judge rejects."

@@ -8,13 +8,13 @@ Docs: https://llm-distill.github.io/llm_distill/data/matching.html.md"""
 __all__ = ['same_step', 'step_f1', 'step_precision', 'step_recall', 'strict_f1', 'strict_precision', 'strict_recall',
            'step_order', 'step_count', 'split_steps', 'Match', 'match_steps', 'step_metric', 'ratio']
 
-# %% ../../nbs/data/20a_matching.ipynb #f986c270
+# %% ../../nbs/data/20a_matching.ipynb #480ebc6e
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, combinations
-from .embedding import embed
+from .embedding import chosen_encoder, embed
 
 # %% ../../nbs/data/20a_matching.ipynb #3dd7cddf
 _step_end = re.compile(r',(?!\d{3})|\n')
@@ -52,17 +52,17 @@ class Match:
         n_reversed = sum(a > b for a, b in combinations(ranks, 2))
         return 1 - 4*n_reversed/(n*(n - 1))
 
-# %% ../../nbs/data/20a_matching.ipynb #b6d68554
+# %% ../../nbs/data/20a_matching.ipynb #0ad943b1
 def match_steps(
     predicted: list[str], # answers of a system
     expected: list[str],  # answers of the teacher, in the same order
     encode=embed,         # texts -> rows of unit length
 ) -> list[Match]: # one per item; negative cosines count as 0
     "Match the steps of each predicted answer with those of the expected one."
-    return list(_match_all(tuple(predicted), tuple(expected), encode))
+    return list(_match_all(tuple(predicted), tuple(expected), encode, chosen_encoder()))
 
 @lru_cache(1) # several metrics use the same matches
-def _match_all(predicted, expected, encode):
+def _match_all(predicted, expected, encode, encoder_name):
     import numpy as np
     lists = [] # of steps: predicted, expected, predicted, ...
     for pair in zip(predicted, expected, strict=True): lists += map(split_steps, pair)

@@ -8,7 +8,7 @@ Docs: https://llm-distill.github.io/llm_distill/evaluate/cost.html.md"""
 __all__ = ['teacher_usage', 'add_prices', 'cost_run', 'cost_rows', 'format_seconds', 'format_bytes', 'cost_table', 'cost_notes',
            'read_cost']
 
-# %% ../../nbs/evaluate/44_cost.ipynb #ec0d11bf
+# %% ../../nbs/evaluate/44_cost.ipynb #70715cad
 import gc, os
 from dataclasses import asdict
 from functools import partial
@@ -20,7 +20,7 @@ from ..core.prompt import SeedPrompt
 from ..core.rundir import read_record, read_run_file, read_run_rows, stage_command
 from ..teacher.pricing import token_cost, token_rates
 from ..student.models import Student
-from .baselines import one_shot, predict, system_title
+from .baselines import one_shot, system_title
 from .break_even import BreakEven, break_even, check_dollars, describe_break_even, format_dollars
 from .speed import busy_cpus, describe_machine, measure, measure_teacher, stored_size
 
@@ -100,12 +100,12 @@ def _measure_student(name, answer, questions):
     gc.collect()
     return measured | dict(disk_bytes=size, disk_form=weights_format), machine
 
-# %% ../../nbs/evaluate/44_cost.ipynb #89029289
+# %% ../../nbs/evaluate/44_cost.ipynb #a8d017bd
 def _measure_students(run_dir, record, questions):
     "Return system -> measurements, system -> reason why there are none, and the machine."
     prompt = SeedPrompt.from_dict(record['config']['prompt'])
     students = dict(
-        distilled=(str(run_dir/'student'), predict),
+        distilled=(str(run_dir/'student'), Student.answer),
         one_shot=(record['config']['student'], partial(one_shot, prompt)))
     measured, failed, machines = {}, {}, []
     if not (run_dir/'student'/'config.json').exists():

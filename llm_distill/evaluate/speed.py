@@ -43,10 +43,10 @@ def _process_growth(work):
         sampler.join()
     return max(*samples, process.memory_info().rss) - samples[0]
 
-# %% ../../nbs/evaluate/43b_speed.ipynb #d275f766
+# %% ../../nbs/evaluate/43b_speed.ipynb #b2969452
 def measure(
     student,              # a `Student`
-    answer,               # function by which the student answers a list of questions, e.g. `partial(predict, student)`
+    answer,               # function by which the student answers a list of questions, e.g. `student.answer`
     questions: list[str], # the requests
 ) -> dict: # latency (p50 and p95 in seconds), tokens_per_second, seconds_per_request, memory_bytes
     "Measure a student: one request to warm up, all in one batch, then one at a time."

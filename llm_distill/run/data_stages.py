@@ -7,26 +7,34 @@ Docs: https://llm-distill.github.io/llm_distill/run/data_stages.html.md"""
 # %% auto #0
 __all__ = ['Run', 'most_frequent_reason', 'describe_failures', 'portable_name', 'project_questions']
 
-# %% ../../nbs/run/55_data_stages.ipynb #a795c66d
+# %% ../../nbs/run/55_data_stages.ipynb #d27d92c4
 from collections import Counter
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core.core import DistillError, one_line, read_jsonl, write_jsonl
+from ..core.core import DistillError, one_line, read_jsonl, write_jsonl, write_text
+from ..core.functions import (
+    MissingFunction, absolute_function, function_source, function_text, is_call_text, relative_function)
 from ..core.prompt import SeedPrompt
 from ..core.rundir import stage_command, stages, test_sets
 from ..data import labeling
 from ..data.checks import check_content
-from ..data.dataset import assign_splits, dataset_card, push_dataset, write_dataset
+from ..data.card import dataset_card
+from ..data.dataset import push_dataset, write_dataset
 from ..data.dedup import find_contamination
 from ..data.embedding import embed
+from ..data.splits import assign_splits, group_rejects
 from ..data.synthesis import synthesize_prompts
-from .config import RunConfig
+from .config import RunConfig, map_functions
+from .decisions import (
+    apply_decisions, count_outdated, describe_changes, keep_unreviewed, training_changes)
 from .plots import write_data_figures
-from .steps import RunSteps, StepResult
-from .tables import tables
+from .steps import RunSteps, StepResult, process_rank
+from .tables import tables, verdict
 
-# %% ../../nbs/run/55_data_stages.ipynb #34c93c26
+# %% ../../nbs/run/55_data_stages.ipynb #5340c5b8
 class Run(RunSteps):
     "A run directory: its configuration, its stages and its student. Raise `DistillError` if it holds something else."
     def __init__(self,
@@ -37,6 +45,7 @@ class Run(RunSteps):
         super().__init__(path, quiet, must_exist=config is None)
         self.report_to = 'none'        # trackers for the losses, as for `finetune`
         self.student_in_memory = None  # (name, Student) that was loaded last
+        self.functions = {}            # text in the record -> function that could not be stored
         if config is None: self.config = self.recorded_config()
         else: self.adopt(config)
 
@@ -44,15 +53,59 @@ class Run(RunSteps):
         complete = [s for s in stages if self.done(s)]
         return f'Run({str(self.path)!r}: {", ".join(complete) or "not started"})'
 
-    def _repr_markdown_(self): return tables(self.path) if self.done('results') else repr(self)
+    def _repr_markdown_(self):
+        return f'{verdict(self.path)}\n\n{tables(self.path)}' if self.done('results') else repr(self)
 
-# %% ../../nbs/run/55_data_stages.ipynb #72e10920
+# %% ../../nbs/run/55_data_stages.ipynb #76638834
+@patch
+def store_functions(self: Run, config: RunConfig):
+    "Write the source of the functions of a configuration into the run. Raise `DistillError` if the run is in use."
+    sources = {}
+    for function in filter(callable, [config.check, *config.metrics]):
+        text = function_text(function)
+        if is_call_text(text):
+            self.functions[text] = function
+            continue
+        source = function_source(function)
+        if sources.setdefault(text, source) != source:
+            raise DistillError(f'two functions have the name {function.__name__}; rename one of them')
+    for text, source in sources.items(): self.write_function(text, source)
+
+@patch
+def write_function(self: Run, text: str, source: str):
+    "Write a function to its file, unless it is there."
+    file = self.path/text.rpartition(':')[0]
+    is_current = file.exists() and file.read_text(encoding='utf-8') == source
+    if is_current or process_rank() > 0: return
+    with self.locked():
+        self.save() # a directory without `run.json` would not be a run
+        write_text(file, source)
+
+@patch
+def restore_functions(self: Run, config: RunConfig) -> RunConfig:
+    "Replace the texts of functions that are not stored by the functions, or by an error when they are called."
+    def restore(value, parameter):
+        if not is_call_text(value): return value
+        return self.functions.get(value) or MissingFunction(value, parameter)
+    return replace(config, check=restore(config.check, 'check'),
+                   metrics=[restore(metric, 'metrics') for metric in config.metrics])
+
+@patch
+def check_identity(self: Run): # -> a JSON value
+    "Return a value that changes with the check, and not with the place of the run."
+    check, recorded = self.config.check, self.record['config'].get('check')
+    if callable(check): return recorded
+    content = check_content(check)
+    return [recorded, content[1]] if isinstance(content, list) else content
+
+# %% ../../nbs/run/55_data_stages.ipynb #c95fe07e
 @patch
 def recorded_config(self: Run) -> RunConfig:
     "Return the configuration in `run.json`. Raise `DistillError` if it cannot be used."
     file = self.path/'run.json'
-    config = RunConfig.from_dict(self.record['config'], f'{file}: ')
-    if config.prompt: return config
+    values = map_functions(self.record['config'], partial(absolute_function, folder=self.path))
+    config = RunConfig.from_dict(values, f'{file}: ')
+    if config.prompt: return self.restore_functions(config)
     raise DistillError(f'{file} has no seed prompt; restore the file, or choose another run directory')
 
 @patch
@@ -64,8 +117,9 @@ def adopt(self: Run, config: RunConfig):
     if recorded not in (None, values['prompt']):
         raise DistillError(f'{self.path} holds a run of another prompt ({one_line(recorded["question"], 60)!r}); '
                            'choose another run directory, or remove this one')
-    self.record['config'] = values
-    self.config = RunConfig.from_dict(values)
+    self.record['config'] = map_functions(values, partial(relative_function, folder=self.path))
+    self.store_functions(config)
+    self.config = self.recorded_config()
 
 @patch(as_prop=True)
 def prompts(self: Run) -> dict[str, SeedPrompt]:
@@ -100,15 +154,14 @@ def describe_failures(
     n_failed = sum(r['filter'] == 'failed' for r in rejects)
     return f'{n_failed} got no reply; rerun the command to ask again' if n_failed else ''
 
-# %% ../../nbs/run/55_data_stages.ipynb #e118f562
+# %% ../../nbs/run/55_data_stages.ipynb #ad0fa9e5
 _synthesis_settings = ('prompt', 'ood_prompt', 'n', 'n_test', 'questions', 'synthesis', 'random_seed', 'seed_questions',
-                       'max_candidates', 'dedup_cosine', 'dedup_rouge')
+                       'max_candidates', 'dedup_cosine', 'dedup_rouge', 'filters', 'encoder')
 
 @patch
 def synthesize(self: Run):
     "Generate the questions."
-    depends = {name: self.record['config'][name] for name in _synthesis_settings}
-    depends['pairs'] = list(self.config.pairs)
+    depends = self.config.dependencies(*_synthesis_settings) | dict(pairs=list(self.config.pairs))
     files = ['questions.jsonl', 'rejects.jsonl']
     self.step('synthesize', [depends, self.teacher_identity], [], files, self.write_questions)
 
@@ -145,18 +198,18 @@ def generate(self: Run,
     self.record['notes']['synthesize'] = shortfall
     return rows, rejects
 
-# %% ../../nbs/run/55_data_stages.ipynb #42379dd1
+# %% ../../nbs/run/55_data_stages.ipynb #bdf27631
 _label_settings = ('prompt', 'ood_prompt', 'n', 'n_test', 'pairs', 'samples', 'min_agreement', 'max_reasks', 'judge',
-                   'judge_threshold')
+                   'judge_threshold', 'filters', 'max_tokens', 'temperature', 'groups')
 
 @patch
 def label(self: Run):
     "Answer the questions and split the pairs."
-    depends = {name: self.record['config'][name] for name in _label_settings}
-    depends['check'] = check_content(self.config.check)
+    depends = self.config.dependencies(*_label_settings) | dict(check=self.check_identity())
     files = ['train.jsonl', *(f'{test_set}.jsonl' for test_set in self.prompts), 'dataset/README.md', 'data_map.jsonl']
     self.remove_dropped_test_sets()
     self.step('label', [depends, self.teacher_identity], ['questions.jsonl'], files, self.write_pairs)
+    self.apply_review()
 
 @patch
 def remove_dropped_test_sets(self: Run):
@@ -165,17 +218,20 @@ def remove_dropped_test_sets(self: Run):
         files = [self.path/f'{test_set}.jsonl', *self.path.glob(f'predictions/*_{test_set}.jsonl')]
         for file in files: file.unlink(missing_ok=True)
 
-# %% ../../nbs/run/55_data_stages.ipynb #d15d16a9
+# %% ../../nbs/run/55_data_stages.ipynb #e5961130
 @patch
 def write_pairs(self: Run) -> StepResult:
     "Label, split and write the pairs. Raise `DistillError` if a split is empty."
     rows, rejects = self.label_all()
-    splits = assign_splits(rows, self.config.n, self.config.n_test)
+    splits = assign_splits(rows, self.config.n, self.config.n_test, self.config.groups)
+    rejects += group_rejects(rows, splits, self.config.groups)
     self.write_rejects('labeling', rejects)
     for split, pairs in splits.items():
         if pairs: continue
         raise DistillError(f'no usable answers for {split}; most frequent reason: {most_frequent_reason(rejects)}; '
                            f'see {self.path/"rejects.jsonl"}')
+    (self.path/'unreviewed.jsonl').unlink(missing_ok=True) # these pairs are new, and a review is applied to them again
+    self.record['stages'].pop('label review', None)
     for split, pairs in splits.items(): write_jsonl(self.path/f'{split}.jsonl', pairs)
     self.record['notes']['label'] = self.describe_missing_pairs(splits)
     self.publish(splits)
@@ -218,7 +274,7 @@ def group_by_prompt(self: Run, questions) -> dict[str, list[dict]]:
     names = ['main', 'ood'] if self.config.ood_prompt else ['main']
     return {name: [row for row in questions if row['prompt'] == name] for name in names}
 
-# %% ../../nbs/run/55_data_stages.ipynb #a18420ab
+# %% ../../nbs/run/55_data_stages.ipynb #726e2e16
 @patch
 def label_rows(self: Run, name, rows, pairs, rejects):
     "Label the questions of a prompt that have no result yet; add results to `pairs` and `rejects`."
@@ -228,7 +284,8 @@ def label_rows(self: Run, name, rows, pairs, rejects):
     seed_questions = {row['question']: row['seed_question'] for row in todo}
     labeled, rejected = labeling.label(
         prompt, list(seed_questions), self.teacher, check=config.check, samples=config.samples,
-        min_agreement=config.min_agreement, max_reasks=config.max_reasks, judge=config.answer_judge(self.teacher),
+        min_agreement=config.min_agreement, max_reasks=config.max_reasks, max_tokens=config.max_tokens,
+        temperature=config.temperature, judge=config.answer_judge(self.teacher),
         existing=config.pairs, seed_questions=seed_questions)
     pairs.update((row['question'], row) for row in labeled)
     rejects.update((row['question'], row) for row in rejected)
@@ -251,7 +308,7 @@ def generate_more(self: Run, by_prompt, missing) -> list[dict]: # rows of `quest
     rows, _ = self.generate(sizes['main'], sizes.get('ood', 0))
     return rows
 
-# %% ../../nbs/run/55_data_stages.ipynb #66024024
+# %% ../../nbs/run/55_data_stages.ipynb #51db48ed
 def portable_name(
     value: str | dict | None, # a check or a student
 ) -> str | None:
@@ -259,6 +316,7 @@ def portable_name(
     match value:
         case None: return None
         case dict(): return 'a JSON schema'
+        case _ if callable(value): return getattr(value, '__name__', 'a function')
     is_function = '.py:' in value and not value.startswith('regex:')
     is_local = is_function or Path(value).expanduser().exists()
     return Path(value).name if is_local else value
@@ -303,3 +361,26 @@ def push(self: Run,
     "Publish the data set. Raise `DistillError` if there is none yet, or the Hub refuses it."
     if (self.path/'dataset'/'README.md').exists(): return push_dataset(self.path/'dataset', repo_id, **kwargs)
     raise DistillError(f"{self.path} has no data set; run '{stage_command(self.path, 'dataset')}' first")
+
+# %% ../../nbs/run/55_data_stages.ipynb #af6a8db7
+@patch
+def apply_review(self: Run):
+    "Apply what a person decided about training pairs, in `review.jsonl`."
+    outdated = count_outdated(self.path)
+    if outdated: self.say(f'label: {outdated} decisions in review.jsonl are about answers that changed, and do not apply')
+    changes = training_changes(self.path)
+    if not changes and 'label review' not in self.record['stages']: return
+    original = keep_unreviewed(self.path).name
+    files = ['train.jsonl', 'dataset/README.md']
+    self.step('label review', changes, [original], files, self.write_reviewed_pairs)
+
+@patch
+def write_reviewed_pairs(self: Run) -> str:
+    "Write the training pairs and the data set after a review. Raise `DistillError` if no pair is left."
+    pairs = apply_decisions(read_jsonl(self.path/'unreviewed.jsonl'), training_changes(self.path))
+    if not pairs: raise DistillError(f'{self.path/"review.jsonl"} rejects all training pairs; accept or edit some of them')
+    write_jsonl(self.path/'train.jsonl', pairs)
+    changes = describe_changes(self.path)
+    self.record['notes']['review'] = [changes] if changes else []
+    self.publish(dict(train=pairs) | {test_set: read_jsonl(self.path/f'{test_set}.jsonl') for test_set in self.prompts})
+    return changes or 'all training pairs are as the teacher wrote them'

@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/run/evaluation_stages.html.md"""
 # %% auto #0
 __all__ = ['scored_files', 'metric_content']
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #b0fb6ce2
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #dfb71d77
 import hashlib
 from functools import partial
 from pathlib import Path
@@ -16,17 +16,19 @@ from ..core.core import DistillError, load_function, read_jsonl, write_jsonl, wr
 from ..core.prompt import SeedPrompt
 from ..core.rundir import predictions_file, stage_command
 from ..data import labeling
-from ..data.checks import check_content
 from ..data.metrics import choose_metrics, detect_format
 from ..student.generation import Student
-from ..evaluate.baselines import baselines, one_shot, predict, zero_shot
+from ..evaluate.baselines import baselines, one_shot, zero_shot
 from ..evaluate.evaluation import read_predictions, score_run, to_predictions
+from .checked_scores import checked_items, score_review
+from .config import NoTeacher
 from .data_stages import describe_failures
+from .decisions import unreviewed_file
 from .report import write_results
 from .steps import StepResult
 from .student_stages import Run, weight_files
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #0bf47c85
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #c0291e8a
 def metric_content(
     metric: str, # name of a metric, or `FILE.py:FUNCTION`
 ): # -> JSON value that changes with the metric
@@ -36,14 +38,25 @@ def metric_content(
     return [metric, hashlib.sha256(content).hexdigest()]
 
 @patch
+def metric_identities(self: Run) -> list: # JSON values
+    "Return values that change with the metrics, and not with the place of the run."
+    values = []
+    for metric, recorded in zip(self.config.metrics, self.record['config'].get('metrics', [])):
+        content = None if callable(metric) else metric_content(metric)
+        values.append([recorded, content[1]] if isinstance(content, list) else recorded)
+    return values
+
+@patch
 def system_dependencies(self: Run) -> dict: # system -> JSON value
     "Return what the answers of each system depend on."
     config = self.config
     base_model = [config.student, weight_files(config.student)]
-    labels = [self.teacher_identity, config.samples, config.max_reasks, check_content(config.check)]
-    metrics = list(map(metric_content, config.metrics))
+    labels = [self.teacher_identity, config.samples, config.max_reasks, self.check_identity()]
+    metrics = self.metric_identities()
     distilled = self.record['stages'].get('finetune', {}).get('inputs')
-    return dict(teacher=labels, **dict.fromkeys(baselines, metrics), one_shot=base_model, zero_shot=base_model,
+    has_teacher = self.teacher_identity.get('model') != NoTeacher.model
+    ceiling = dict(teacher=labels) if has_teacher else {}
+    return dict(**ceiling, **dict.fromkeys(baselines, metrics), one_shot=base_model, zero_shot=base_model,
                 distilled=distilled)
 
 @patch
@@ -86,7 +99,7 @@ def main_metric(self: Run, answers: list[str]): # -> function, as in `metrics_fo
     metrics = choose_metrics(self.config.metrics, detect_format(answers))
     return next(iter(metrics.values()))
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #2a47f1ae
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #561492e1
 @patch
 def answers_of(self: Run,
     system: str,          # key of a system that is not the teacher
@@ -97,7 +110,7 @@ def answers_of(self: Run,
     train = read_jsonl(self.path/'train.jsonl')
     options = dict(progress=self.show_progress)
     match system:
-        case 'distilled': return predict(self.load_student(self.path/'student'), questions, **options)
+        case 'distilled': return self.load_student(self.path/'student').answer(questions, **options)
         case 'one_shot': return one_shot(prompt, self.base_model(train), questions, **options)
         case 'zero_shot': return zero_shot(prompt, self.base_model(train), questions, **options)
     metric = self.main_metric([row['answer'] for row in train])
@@ -121,7 +134,7 @@ def predict_system(self: Run, system: str) -> StepResult:
     failures = describe_failures(rejects)
     return StepResult(failures, complete=not failures)
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #2ab1a4b7
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #6c885594
 scored_files = ['scores.json', 'item_scores.jsonl', 'contamination.jsonl'] # written by the last step of the stage
 
 @patch
@@ -133,19 +146,37 @@ def evaluate(self: Run):
     dependencies = self.system_dependencies()
     prompts = [self.record['config']['prompt'], self.record['config']['ood_prompt']]
     reads = ['train.jsonl', *(f'{test_set}.jsonl' for test_set in self.prompts)]
+    unreviewed = [unreviewed_file(self.path), *reads[1:]] # a review of training pairs does not ask the teacher again
     for system, depends in dependencies.items():
         work = partial(self.predict_system, system)
-        self.step(f'evaluate {system}', [prompts, depends], reads, self.prediction_files(system), work)
+        inputs = unreviewed if system == 'teacher' else reads
+        self.step(f'evaluate {system}', [prompts, depends], inputs, self.prediction_files(system), work)
     predictions = [file for system in dependencies for file in self.prediction_files(system)]
-    metrics = list(map(metric_content, self.config.metrics))
+    metrics = self.metric_identities()
     self.step('evaluate scores', metrics, ['train.jsonl', *predictions], scored_files, self.score)
+    self.evaluate_review(metrics, predictions)
 
 @patch
 def score(self: Run):
     "Score the predictions."
     score_run(self.path, metrics=self.config.metrics or None)
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #3fb7e0b8
+@patch
+def score_checked_answers(self: Run):
+    "Score all systems against the right answers."
+    score_review(self.path, metrics=self.config.metrics or None)
+
+@patch
+def evaluate_review(self: Run, metrics, predictions):
+    "Score the answers that a person checked with `llm-distill review`, if there are any."
+    items = checked_items(self.path)
+    if items:
+        self.step('evaluate review', [metrics, items], predictions, ['review_scores.json'], self.score_checked_answers)
+        return
+    (self.path/'review_scores.json').unlink(missing_ok=True)
+    self.record['stages'].pop('evaluate review', None)
+
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #aa1cfad4
 @patch
 def results(self: Run):
     "Write tables, figures and the report."
@@ -154,7 +185,7 @@ def results(self: Run):
         command = stage_command(self.path, 'judge.json')
         self.say(f"results: answers changed since they were judged; run '{command}' again")
     predictions = [str(file.relative_to(self.path)) for file in sorted(self.path.glob('predictions/*.jsonl'))]
-    optional = [file for file in ('judge.json', 'cost.json') if (self.path/file).exists()]
+    optional = [file for file in ('judge.json', 'cost.json', 'review_scores.json') if (self.path/file).exists()]
     reads = [*scored_files, 'losses.jsonl', 'train.jsonl', 'questions.jsonl', 'rejects.jsonl', *predictions, *optional]
     self.step('results', None, reads, ['results.md', 'report.html'], self.write_report)
 

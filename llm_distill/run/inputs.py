@@ -6,43 +6,34 @@ Docs: https://llm-distill.github.io/llm_distill/run/inputs.html.md"""
 
 # %% auto #0
 __all__ = ['as_prompt', 'as_recipe', 'as_texts', 'as_absolute', 'as_metrics', 'as_text', 'as_rows', 'as_questions', 'as_pairs',
-           'as_check']
+           'as_pair_rows', 'as_groups', 'as_check']
 
-# %% ../../nbs/run/50a_inputs.ipynb #cee94d1b
-import json, re
+# %% ../../nbs/run/50a_inputs.ipynb #8219802e
+import json, re, sys
 from collections.abc import Iterable
-from dataclasses import astuple
-from itertools import chain
 from pathlib import Path
-from ..core.core import DistillError, one_line
-from ..core.prompt import SeedPrompt, load_prompt
-from ..data.checks import load_check, parse_json
-from ..data.dataset import read_rows
+from ..core.core import DistillError, one_line, parse_json
+from ..core.prompt import SeedPrompt
+from ..core.prompt_files import load_prompt
+from ..data.checks import load_check
+from ..data.conversations import UnusableRow
+from ..data.rows import import_rows, parse_record
+from ..data.splits import group_of, order_rows
 from ..student.recipe import Recipe, make_recipe
-from .settings import check_settings, has_type
+from .settings import check_settings
 
-# %% ../../nbs/run/50a_inputs.ipynb #3e7f5461
+# %% ../../nbs/run/50a_inputs.ipynb #33085e97
 def as_prompt(
-    value, # a `SeedPrompt`, its fields as a dict, the path of a TOML file, or None
+    value, # a `SeedPrompt`, its fields, the path of a file, chat messages, a chat request as a dict, or None
 ) -> SeedPrompt | None:
     "Return a seed prompt. Raise `DistillError` if it cannot be made."
     match value:
         case None | SeedPrompt(): return value
         case str() | Path(): return load_prompt(value)
-        case dict(): return _prompt_from_dict(value)
-    raise DistillError(f'a seed prompt is a SeedPrompt or the path of a TOML file, got {one_line(repr(value), 60)}')
-
-def _prompt_from_dict(value):
-    "Make a seed prompt from its fields."
-    problem = ('a seed prompt has the texts instruction, question and end, and examples with question and answer, '
-               f'got {one_line(value, 60)}')
-    try:
-        prompt = SeedPrompt.from_dict(dict(examples=[], end='<END>') | value)
-    except (KeyError, TypeError):
-        raise DistillError(problem) from None
-    texts = [prompt.instruction, prompt.question, prompt.end, *chain(*map(astuple, prompt.examples))]
-    if not has_type(texts, list[str]): raise DistillError(problem)
-    return prompt
+        case {'messages': messages}: return SeedPrompt.from_messages(messages, value.get('variables'))
+        case dict(): return SeedPrompt.from_dict(value)
+        case list(): return SeedPrompt.from_messages(value)
+    raise DistillError(f'a seed prompt is a SeedPrompt, a path or a list of chat messages, got {one_line(repr(value), 60)}')
 
 # %% ../../nbs/run/50a_inputs.ipynb #6b3a4ec8
 def as_recipe(
@@ -57,7 +48,7 @@ def as_recipe(
             return Recipe(**value)
     return make_recipe(str(value))
 
-# %% ../../nbs/run/50a_inputs.ipynb #d8b62036
+# %% ../../nbs/run/50a_inputs.ipynb #27b78082
 def as_texts(
     value, # a text, several texts, or None for none
 ) -> list[str]:
@@ -76,11 +67,15 @@ def as_absolute(
     return str(Path(spec).absolute()) if is_function else spec
 
 def as_metrics(
-    value, # a name or `FILE.py:FUNCTION`, or several of them
-) -> list[str]:
-    "Return a list of metrics."
-    texts = as_texts(value)
-    return list(map(as_absolute, texts)) if isinstance(texts, list) else texts
+    value, # a name, `FILE.py:FUNCTION` or a function, or several of them
+) -> list: # texts and functions
+    "Return a list of metrics. Raise `DistillError` if one is something else."
+    metrics = [value] if callable(value) else as_texts(value)
+    for metric in metrics if isinstance(metrics, list) else [metrics]:
+        if isinstance(metric, str) or callable(metric): continue
+        raise DistillError('metrics must be a list of names, FILE.py:FUNCTION or functions, '
+                           f'got {one_line(repr(metric), 60)}')
+    return list(map(as_absolute, metrics))
 
 def as_text(
     value, # a text or a path
@@ -88,56 +83,99 @@ def as_text(
     "Return a path as a text; return other values as they are."
     return str(value) if isinstance(value, Path) else value
 
-# %% ../../nbs/run/50a_inputs.ipynb #28e0f50b
+# %% ../../nbs/run/50a_inputs.ipynb #5f3c27c5
 def as_rows(
-    value, # path of a file, or texts and dicts
+    value,                            # path of a file, or texts, dicts, a table
+    prompt: SeedPrompt | None = None, # its template makes questions of rows with variables
 ) -> list[dict]: # with `question` and, if there is one, `answer`
     "Return rows. Raise `DistillError` if one has no question."
-    if isinstance(value, (str, Path)): return read_rows(value)
+    if isinstance(value, str) and not value.strip(): raise DistillError('the path of the rows is empty; pass a file')
+    if isinstance(value, (str, Path)): return _read_file(value)
+    if hasattr(value, 'columns') and hasattr(value, 'itertuples'): value = value.to_dict('records') # pandas
     if not isinstance(value, Iterable):
-        raise DistillError(f'rows are a file (.txt, .jsonl, .csv) or a list, got {one_line(repr(value), 60)}')
-    rows = [row if isinstance(row, dict) else dict(question=row) for row in value]
-    for row in rows:
-        if 'question' in row: continue
-        raise DistillError(f'a row has no `question`, got {one_line(row, 60)}; rename its key')
-    return rows
+        raise DistillError(f'rows are a file (.txt, .jsonl, .csv), a list or a table, got {one_line(repr(value), 60)}')
+    return order_rows([_as_row(row, prompt) for row in value])
+
+def _read_file(path):
+    "Return the rows of a file, those for testing first; print what was not taken."
+    imported = import_rows(path)
+    if imported.skipped: print(imported.summary, file=sys.stderr)
+    return order_rows(imported.rows)
+
+def _as_row(row, prompt):
+    "Return a row with `question` and, if there is one, `answer`."
+    if not isinstance(row, dict): return dict(question=row)
+    if 'question' not in row and prompt and prompt.template:
+        variables = {name: value for name, value in row.items() if name != 'answer' or name in prompt.variables}
+        return dict(question=prompt.fill(variables), answer=row.get('answer'))
+    if 'question' in row: return row
+    try:
+        item = parse_record(row, 'a row')
+    except UnusableRow as e:
+        raise DistillError(f'a row is {e}, got {one_line(row, 60)}; pass rows with a question and an answer') from None
+    return item if isinstance(item, dict) else dict(question=item.question, answer=item.answer)
 
 def as_questions(
-    value, # as for `as_rows`
+    value,                            # as for `as_rows`
+    prompt: SeedPrompt | None = None, # as for `as_rows`
 ) -> list[str]:
     "Return the questions of rows."
-    return [row['question'] for row in as_rows(value)]
+    return [row['question'] for row in as_rows(value, prompt)]
 
-# %% ../../nbs/run/50a_inputs.ipynb #bf7ddb14
+# %% ../../nbs/run/50a_inputs.ipynb #61892575
 def as_pairs(
-    value, # question -> answer, or rows as for `as_rows`
+    value,                            # question -> answer, or rows as for `as_rows`
+    prompt: SeedPrompt | None = None, # as for `as_rows`
 ) -> dict[str, str]: # question -> answer
     "Return pairs. Raise `DistillError` if an answer is missing, or a question has two."
-    if isinstance(value, dict): value = [dict(question=q, answer=a) for q, a in value.items()]
     pairs = {}
-    for row in as_rows(value):
+    for row in as_pair_rows(value, prompt):
         question, answer = row['question'], row.get('answer')
-        if not answer:
-            raise DistillError(f'no answer to {_quote(question)} in the pairs; pass questions without answers as '
-                               'questions=...')
+        _check_pair(question, answer)
         first = pairs.setdefault(question, answer)
         if first != answer:
             raise DistillError(f'two answers to {_quote(question)}: {_quote(first)} and {_quote(answer)}; keep one')
     return pairs
 
+def as_pair_rows(
+    value,                            # as for `as_pairs`
+    prompt: SeedPrompt | None = None, # as for `as_rows`
+) -> list[dict]: # with `question` and `answer`
+    "Return the rows of pairs."
+    if isinstance(value, dict): value = [dict(question=q, answer=a) for q, a in value.items()]
+    return as_rows(value, prompt)
+
+def as_groups(
+    value, # question -> group, or rows as for `as_rows`, some with `group`
+) -> dict[str, str]: # question -> group
+    "Return the user or conversation of each question that has one."
+    if isinstance(value, dict): value = [dict(question=q, group=group) for q, group in value.items()]
+    return {row['question']: group_of(row) for row in as_rows(value) if group_of(row) is not None}
+
+def _check_pair(question, answer):
+    "Raise `DistillError` unless question and answer are texts."
+    is_missing = answer is None or answer == '' or answer != answer # NaN in a table
+    if is_missing:
+        raise DistillError(f'no answer to {_quote(question)} in the pairs; pass questions without answers as '
+                           'questions=...')
+    for name, text in dict(question=question, answer=answer).items():
+        if not isinstance(text, str):
+            raise DistillError(f'the {name} of a pair must be a text, got {one_line(repr(text), 60)}; convert it first')
+
 def _quote(text): return repr(one_line(text, 60))
 
-# %% ../../nbs/run/50a_inputs.ipynb #c88f4d99
+# %% ../../nbs/run/50a_inputs.ipynb #598d110d
 def as_check(
-    value, # path or text of a JSON schema, `FILE.py:FUNCTION`, `regex:PATTERN`, a schema, a compiled pattern, or None
-) -> str | dict | None:
-    "Return a check as JSON can hold it. Raise `DistillError` if that is not possible."
+    value, # path or text of a JSON schema, `FILE.py:FUNCTION`, `regex:PATTERN`, a schema, a pattern, a function, or None
+): # -> a text, a JSON schema as dict, a function or None
+    "Return a check as a configuration holds it. Raise `DistillError` if it is something else."
     match value:
         case None | dict(): return value
+        case _ if callable(value): return value
         case re.Pattern(): return f'regex:{value.pattern}'
         case str() | Path(): return _check_from_text(str(value))
-    raise DistillError(f'a run cannot store the check {one_line(repr(value), 60)}; put the function into a file and '
-                       'pass FILE.py:FUNCTION')
+    raise DistillError(f'a check is a JSON schema, regex:PATTERN, FILE.py:FUNCTION or a function of question and answer, '
+                       f'got {one_line(repr(value), 60)}')
 
 def _check_from_text(spec):
     "Return a schema for its text or file, and other checks with an absolute path."

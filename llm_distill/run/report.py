@@ -8,7 +8,7 @@ Docs: https://llm-distill.github.io/llm_distill/run/report.html.md"""
 __all__ = ['judge_note', 'required_files', 'failure_section', 'judge_section', 'cost_section', 'answer_pair', 'spread_evenly',
            'run_facts', 'report_sections', 'example_sections', 'worst_section', 'report', 'write_results']
 
-# %% ../../nbs/run/53_report.ipynb #06899b13
+# %% ../../nbs/run/53_report.ipynb #ade94512
 from collections import Counter
 from itertools import chain
 from operator import itemgetter
@@ -26,7 +26,7 @@ from .document import AnswerPair, Section, Table, to_html, to_markdown
 from .plots import draw_figures, read_break_even, write_images
 from .tables import (
     contamination_note, format_share, main_tables, more_score_tables, rank_answers, read_scores, read_seed_questions,
-    score_note, system_rank, tables, verdict, verdict_section, worst_answers)
+    score_notes, system_rank, tables, verdict, verdict_section, worst_answers)
 
 # %% ../../nbs/run/53_report.ipynb #6f3bbc4e
 def failure_section(run_dir: str | Path) -> Section:
@@ -132,7 +132,7 @@ def run_facts(run_dir: str | Path) -> dict: # name -> value; unknown ones are le
     facts['llm_distill'] = record.get('llm_distill')
     return filter_values(facts, bool)
 
-# %% ../../nbs/run/53_report.ipynb #02a92920
+# %% ../../nbs/run/53_report.ipynb #1918d763
 required_files = 'scores.json', 'item_scores.jsonl', 'contamination.jsonl', 'losses.jsonl'
 
 def report_sections(run_dir: str | Path) -> list[Section]:
@@ -140,7 +140,7 @@ def report_sections(run_dir: str | Path) -> list[Section]:
     for file in required_files: read_run_file(run_dir, file)
     verdict = verdict_section(run_dir)
     verdict.notes = [contamination_note(run_dir)]
-    sections = [verdict, Section('Scores', tables=main_tables(run_dir), notes=[score_note]),
+    sections = [verdict, Section('Scores', tables=main_tables(run_dir), notes=score_notes(run_dir)),
                 Section('Further metrics', tables=more_score_tables(run_dir)), failure_section(run_dir)]
     for file, make_section in {'judge.json': judge_section, 'cost.json': cost_section}.items():
         if (Path(run_dir)/file).exists(): sections.append(make_section(run_dir))

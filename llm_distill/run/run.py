@@ -7,12 +7,13 @@ Docs: https://llm-distill.github.io/llm_distill/run/run.html.md"""
 # %% auto #0
 __all__ = ['shared_files', 'check_processes']
 
-# %% ../../nbs/run/55c_run.ipynb #1ebaa733
+# %% ../../nbs/run/55c_run.ipynb #be7c7f51
+import hashlib
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
-from ..core.core import DistillError, write_bytes, write_text
-from ..core.prompt import student_prompt
+from ..core.core import DistillError, one_line, read_json, write_bytes, write_text
+from ..core.prompt import trim
 from ..core.rundir import predictions_file, stage_command, stages, test_sets
 from ..student.models import find_student
 from ..teacher.endpoint import Usage
@@ -20,22 +21,24 @@ from ..teacher.teacher import Teacher
 from ..evaluate.baselines import baselines
 from ..evaluate.cost import cost_run
 from ..evaluate.judge import judge_run
+from .config import NoTeacher, check_no_teacher
 from .evaluation_stages import Run
 from .steps import process_count, process_rank
 from .student_stages import one_process_at_a_time
 
-# %% ../../nbs/run/55c_run.ipynb #3d3420f8
+# %% ../../nbs/run/55c_run.ipynb #98be7843
 def shared_files(
     step: str, # key in `run.json`
 ) -> list[str]: # glob patterns; empty for a step that depends on the training
     "Return the files of a step that another run can use."
     questions = ['questions.jsonl', 'rejects.jsonl']
     pairs = ['train.jsonl', *(f'{test_set}.jsonl' for test_set in test_sets)]
+    review = ['review.jsonl', 'unreviewed.jsonl'] # if there are any
     system = step.removeprefix('evaluate ')
     predictions = [predictions_file(system, test_set) for test_set in test_sets]
     match system:
         case 'synthesize': return questions
-        case 'label': return [*questions, *pairs, 'dataset/*', 'data_map.jsonl', 'figures/data_*.png']
+        case 'label': return [*questions, *pairs, *review, 'dataset/*', 'data_map.jsonl', 'figures/data_*.png']
         case 'teacher': return [*predictions, 'rejects.jsonl']
         case 'one_shot' | 'zero_shot': return predictions
     return predictions if system in baselines else []
@@ -51,7 +54,7 @@ def reuse_steps(self: Run, other: Run):
         files = [file.relative_to(other.path) for pattern in shared_files(step) for file in other.path.glob(pattern)]
         if files and not self.has_step(step, other, files): self.copy_step(step, other, files)
 
-# %% ../../nbs/run/55c_run.ipynb #b6708945
+# %% ../../nbs/run/55c_run.ipynb #deede2a0
 @patch
 def has_step(self: Run, step, other, files) -> bool:
     "Check whether a step was done with the same inputs in both runs."
@@ -63,10 +66,11 @@ def copy_step(self: Run, step, other, files):
     "Copy the files and the record of a step."
     for file in files: write_bytes(self.path/file, (other.path/file).read_bytes())
     self.record['stages'][step] = other.record['stages'][step]
+    if step == 'label': self.record['stages'].pop('label review', None) # it is done again with the copied files
     self.record['notes'] = dict(other.record['notes'])
     self.record['usage'] = dict(other.record['usage']) # what the data cost, whoever asked
 
-# %% ../../nbs/run/55c_run.ipynb #aa8d2147
+# %% ../../nbs/run/55c_run.ipynb #07f67440
 @patch
 def run(self: Run,
     teacher: Teacher | None = None,  # whom to ask; None if nothing is left to ask
@@ -76,6 +80,7 @@ def run(self: Run,
 ) -> Run:
     "Run the stages that are not done yet. Raise `DistillError` if one cannot be done."
     check_processes(self.path, names)
+    if isinstance(teacher, NoTeacher) and 'label' in names: check_no_teacher(self.config)
     with self.locked():
         for other in reuse_from: self.reuse_steps(other)
         self.start_usage(teacher)
@@ -91,11 +96,11 @@ def run(self: Run,
             self.save()
     return self
 
-# %% ../../nbs/run/55c_run.ipynb #20ca4573
+# %% ../../nbs/run/55c_run.ipynb #cb64c5d0
 @patch
 def save_config(self: Run):
     "Write `run.toml`; of several processes, only the first one does."
-    if process_rank() == 0: write_text(self.path/'run.toml', self.config.to_toml(self.record['connection']))
+    if process_rank() == 0: write_text(self.path/'run.toml', self.config.to_toml(self.record['connection'], self.path))
 
 @patch
 def check_student(self: Run):
@@ -137,19 +142,30 @@ def cost(self: Run, **kwargs):
         cost_run(self.path, **kwargs)
         self.results()
 
-# %% ../../nbs/run/55c_run.ipynb #488eae2d
+# %% ../../nbs/run/55c_run.ipynb #0723dd5b
+@patch
+def check_has_student(self: Run):
+    "Raise `DistillError` if there is no student; say so if it was trained on other pairs than the run has now."
+    folder, pairs = self.path/'student', self.path/'train.jsonl'
+    command = stage_command(self.path, 'student')
+    if not (folder/'config.json').exists(): raise DistillError(f"{self.path} has no student; run '{command}' first")
+    if not (folder/'distillation.json').exists() or not pairs.exists(): return
+    trained_on = read_json(folder/'distillation.json').get('data', {}).get('sha256')
+    if trained_on in (None, hashlib.sha256(pairs.read_bytes()).hexdigest()): return
+    self.say(f"the student was trained on other pairs than train.jsonl has now; run '{command}' to train it again")
+
 @patch
 def normalize_question(self: Run, question: str) -> str:
-    "Return a question on one line. Raise `DistillError` if it is empty, or there is no student."
-    if not (self.path/'student'/'config.json').exists():
-        raise DistillError(f"{self.path} has no student; run '{stage_command(self.path, 'student')}' first")
-    question = ' '.join(question.strip().removeprefix('Q:').split())
-    if not question: raise DistillError('the question is empty; pass one line of text')
+    "Return a question without `Q:`, trimmed. Raise `DistillError` if it is empty, or there is no student."
+    self.check_has_student()
+    if not isinstance(question, str): raise DistillError(f'a question is a text, got {one_line(repr(question), 60)}')
+    question = trim(trim(question).removeprefix('Q:').removeprefix(' '))
+    if not question: raise DistillError('the question is empty; pass a text')
     return question
 
 @patch
 def complete(self: Run,
-    question: str,            # of the kind that the student was trained on
+    question: str,            # of the kind that the student was trained on; any number of lines
     temperature: float = 0.,  # 0: the most likely token each time
 ) -> str: # the student's answer
     "Answer a question with the run's student. Raise `DistillError` if there is none yet."
@@ -160,11 +176,7 @@ def complete(self: Run,
 def stream(self: Run,
     question: str,            # as for `complete`
     temperature: float = 0.,  # as for `complete`
-): # an iterator over pieces of text
+): # an iterator over pieces of text; joined, they are what `complete` returns
     "Answer a question piece by piece. Raise `DistillError` if there is no student yet."
-    prompt = student_prompt(self.normalize_question(question))
-    started = False
-    for piece in self.load_student(self.path/'student').stream(prompt, temperature=temperature):
-        if not started: piece = piece.lstrip()
-        started = started or bool(piece)
-        if piece: yield piece
+    question = self.normalize_question(question)
+    return self.load_student(self.path/'student').stream_answer(question, temperature=temperature)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, fields
 from math import inf
 from ..core.core import DistillError, one_line
 
-# %% ../../nbs/run/50_settings.ipynb #cfb575c0
+# %% ../../nbs/run/50_settings.ipynb #1b79a24c
 def setting(
     default,            # value if nothing is set; a list or dict is copied for each configuration
     help: str,          # text for `--help`
@@ -21,10 +21,11 @@ def setting(
     low: float = -inf,  # smallest number
     high: float = inf,  # largest number
     convert=None,       # function from what callers may pass to the stored value; None to store it as it is
+    added_later: bool = False, # is it newer than the run format? Its default does not change the hash of a step
     **cli,              # for the command line: flag, aliases, and arguments of `add_argument`
 ):
     "Declare a field of a configuration."
-    about = dict(help=help, group=group, low=low, high=high, convert=convert, cli=cli)
+    about = dict(help=help, group=group, low=low, high=high, convert=convert, added_later=added_later, cli=cli)
     if isinstance(default, (list, dict)): return field(default_factory=default.copy, metadata=about)
     return field(default=default, metadata=about)
 
@@ -36,9 +37,9 @@ def convert_fields(
         convert = about.metadata['convert']
         if convert: setattr(config, about.name, convert(getattr(config, about.name)))
 
-# %% ../../nbs/run/50_settings.ipynb #61f5d16d
+# %% ../../nbs/run/50_settings.ipynb #06fd900d
 type_words = {int: 'a whole number', float: 'a number', bool: 'true or false', str: 'a text',
-              list[str]: 'a list of texts'} # type of a setting -> words
+              list[str]: 'a list of texts', list: 'a list'} # type of a setting -> words
 
 def has_type(
     value,

@@ -8,12 +8,14 @@ Docs: https://llm-distill.github.io/llm_distill/student/models.html.md"""
 __all__ = ['default_max_new_tokens', 'best_device', 'has_bf16', 'choose_pad_token', 'find_eos_ids', 'set_special_tokens',
            'Student', 'tiny_tokenizer', 'quiet_transformers', 'tiny_student']
 
-# %% ../../nbs/student/30a_models.ipynb #c50b458a
+# %% ../../nbs/student/30a_models.ipynb #57a4e6a9
 import contextlib, json, os
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.core import DistillError, read_jsonl, recordings, write_json, write_text
-from ..core.prompt import chat_template, student_prompt
+from ..core.core import DistillError, one_line, read_jsonl, recordings, write_json, write_text
+from ..core.prompt import PromptError, SeedPrompt, student_prompt, trim
+from ..core.chat_template import chat_template
+from ..core.chat_turn import encode_turn, read_chat_turn
 from .sources import convert_once, find_student, packages, replace_folder, students
 
 # %% ../../nbs/student/30a_models.ipynb #105591ba
@@ -59,7 +61,7 @@ def find_eos_ids(
     others = [i for i in added if i != tokenizer.bos_token_id]
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *others]))
 
-# %% ../../nbs/student/30a_models.ipynb #69fb0e8d
+# %% ../../nbs/student/30a_models.ipynb #88b04ce8
 def set_special_tokens(
     model,     # a transformers causal language model; its config, generation settings and embeddings may change
     tokenizer, # its tokenizer; its pad token may change
@@ -74,8 +76,15 @@ def set_special_tokens(
     if len(tokenizer) > n_embeddings: model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     tokenizer.padding_side = 'left'
     eos_ids = find_eos_ids(model, tokenizer)
+    _mark_special(tokenizer, eos_ids)
     _set_generation_config(model, tokenizer, eos_ids)
     return eos_ids
+
+def _mark_special(tokenizer, ids):
+    "Make tokens special, so that their text in a question is not encoded as the token."
+    tokens = [tokenizer.added_tokens_decoder[i] for i in ids if i in tokenizer.added_tokens_decoder]
+    names = [token.content for token in tokens if not token.special]
+    if names: tokenizer.add_special_tokens(dict(additional_special_tokens=names), replace_extra_special_tokens=False)
 
 def _set_generation_config(model, tokenizer, eos_ids):
     "Write the special tokens to the model's config and to new generation settings."
@@ -87,7 +96,7 @@ def _set_generation_config(model, tokenizer, eos_ids):
     if len(eos_ids) > 1: special['eos_token_id'] = list(eos_ids)
     model.generation_config = GenerationConfig(do_sample=False, max_new_tokens=max_new_tokens, **special)
 
-# %% ../../nbs/student/30a_models.ipynb #dafa7c8f
+# %% ../../nbs/student/30a_models.ipynb #a8a08965
 default_max_new_tokens = 128 # tokens of an answer, if nothing is known about its length
 
 class Student:
@@ -99,6 +108,7 @@ class Student:
         name: str,        # what the user called it
         source: str = '', # where the weights came from, a sentence
         metadata: dict | None = None, # what it was made from, as `save` was given it; None for nothing
+        format: str = 'text', # form in which it is asked, as for `set_format`
     ):
         self.model = model
         self.tokenizer = tokenizer
@@ -108,6 +118,9 @@ class Student:
         self.eos_token_ids = set_special_tokens(model, tokenizer) # ids that end an answer, the tokenizer's EOS first
         self.last_generation = None # `Generation` of the last call
         self.bf16_copy = None       # fingerprint of the weights and their bfloat16 copy, kept by `inference_model`
+        self.format = 'text'        # `text` or `chat`
+        self.chat_turn = None       # `ChatTurn` of the tokenizer's template in the chat format
+        self.set_format(format)
 
     def __repr__(self): return f'Student({self.name!r}, {self.n_parameters/1e6:.1f}M parameters, {self.device.type})'
 
@@ -139,12 +152,66 @@ class Student:
 
     def encode(
         self,
-        text: str, # a prompt
+        text: str, # a prompt; control tokens in it are text
     ) -> list[int]: # token ids, with BOS if the tokenizer adds one, without EOS at the end
         "Tokenize a prompt. An EOS that the tokenizer adds is removed, because it would end the conversation."
-        ids = self.tokenizer(text).input_ids
+        ids = self.tokenizer(text, split_special_tokens=True).input_ids
         ends_in_eos = len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
         return ids[:-1] if ends_in_eos else ids
+
+# %% ../../nbs/student/30a_models.ipynb #5343cf45
+@patch
+def set_format(
+    self: Student,
+    format: str, # `text` or `chat`
+):
+    "Set the form in which the student is asked. Raise `DistillError` if its tokenizer has no chat template for `chat`."
+    match format:
+        case 'text': turn = None
+        case 'chat': turn = self._read_chat_turn()
+        case _: raise DistillError(f'the format of a student is text or chat, got {one_line(repr(format), 40)}')
+    self.format = format
+    self.chat_turn = turn
+
+@patch
+def _read_chat_turn(self: Student):
+    "Read the chat template of the tokenizer. Raise `DistillError` if there is none."
+    try:
+        return read_chat_turn(self.tokenizer, self.eos_token_ids)
+    except DistillError as e:
+        advice = 'use the student format text, or a chat model as the student'
+        raise DistillError(f'{self.name!r} cannot be asked in the format chat: {e}; {advice}') from None
+
+# %% ../../nbs/student/30a_models.ipynb #50a25fea
+@patch
+def question_ids(
+    self: Student,
+    question: str,    # any number of lines; white space around it is removed
+    answer: str = '', # text after the prompt; '' for none
+) -> list[int]: # token ids, without a token that ends the answer
+    "Tokenize a question in the student's format, or a question and its answer. Raise `DistillError` if it is no text."
+    if not isinstance(question, str): raise DistillError(f'a question is a text, got {one_line(repr(question), 60)}')
+    question = trim(question)
+    if self.chat_turn: return encode_turn(self.tokenizer, self.chat_turn, question, answer)
+    return self.encode(student_prompt(question) + answer)
+
+@patch(as_prop=True)
+def answer_prefix(self: Student) -> str:
+    "Return what the student writes between its prompt and an answer."
+    return '' if self.chat_turn else ' '
+
+@patch(as_prop=True)
+def end_token_id(self: Student) -> int:
+    "Return the token that the student learns to write after an answer."
+    return self.chat_turn.end if self.chat_turn else self.eos_token_ids[0]
+
+@patch
+def parse_answer(
+    self: Student,
+    reply: str, # what the student wrote after its prompt
+) -> str:
+    "Return the answer in a reply: without the prefix, blank lines before and white space after it."
+    return trim(reply.removeprefix(self.answer_prefix))
 
 # %% ../../nbs/student/30a_models.ipynb #36e32fbc
 def tiny_tokenizer(
@@ -198,7 +265,7 @@ def tiny_student(
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return Student(model.to(best_device()).eval(), tokenizer, 'tiny', 'random weights')
 
-# %% ../../nbs/student/30a_models.ipynb #b6c96f03
+# %% ../../nbs/student/30a_models.ipynb #f05fa980
 @patch
 def save(
     self: Student,
@@ -210,13 +277,30 @@ def save(
     path = Path(path).expanduser()
     if metadata is None: metadata = self.metadata
     _check_replaceable(path)
-    self.tokenizer.chat_template = chat_template(self.tokenizer)
     with replace_folder(path) as new, quiet_transformers():
         self.model.save_pretrained(new)
-        self.tokenizer.save_pretrained(new)
-        if metadata: write_json(new/'distillation.json', metadata)
+        self._save_tokenizer(new, metadata.get('prompt'))
+        if metadata or self.format != 'text': write_json(new/'distillation.json', metadata | dict(format=self.format))
         write_text(new/'README.md', card or f'# {self.name}\n\nA student of llm_distill, saved without a model card.\n')
     return path
+
+@patch
+def _save_tokenizer(self: Student, path, prompt):
+    "Write the tokenizer, with the chat template of the student's format."
+    own = self.tokenizer.chat_template
+    if self.format == 'text': self.tokenizer.chat_template = chat_template(self.tokenizer, _read_prompt(prompt))
+    try:
+        self.tokenizer.save_pretrained(path)
+    finally:
+        self.tokenizer.chat_template = own
+
+def _read_prompt(values):
+    "Convert the prompt in `metadata`; return None if it is not a `SeedPrompt`."
+    if not isinstance(values, dict): return None
+    try:
+        return SeedPrompt.from_dict(values)
+    except PromptError:
+        return None
 
 def _check_replaceable(path):
     "Raise `DistillError` if `path` exists and is not a folder that `save` may replace."
@@ -232,7 +316,7 @@ def _is_replaceable(folder):
     has_weights = any(o.endswith('.safetensors') for o in names)
     return not names or ('config.json' in names and has_weights)
 
-# %% ../../nbs/student/30a_models.ipynb #d3f1b7f0
+# %% ../../nbs/student/30a_models.ipynb #476d9708
 @patch(cls_method=True)
 def load(
     cls: Student,
@@ -247,13 +331,16 @@ def load(
         files = convert_once(files, home)
         options = dict(local_files_only=files.local, trust_remote_code=False)
         _check_causal(files.path, name, options)
-        model = AutoModelForCausalLM.from_pretrained(files.path, dtype=torch.float32, use_safetensors=True, **options)
+        model, report = AutoModelForCausalLM.from_pretrained(
+            files.path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options)
+        _check_weights(name, report)
         tokenizer = AutoTokenizer.from_pretrained(files.path, **options)
         metadata_file = Path(files.path)/'distillation.json'
-        metadata = json.loads(metadata_file.read_text(encoding='utf-8')) if metadata_file.is_file() else None
-    return cls(model.to(best_device()).eval(), tokenizer, str(name), files.source, metadata)
+        metadata = json.loads(metadata_file.read_text(encoding='utf-8')) if metadata_file.is_file() else {}
+        format = metadata.pop('format', 'text')
+        return cls(model.to(best_device()).eval(), tokenizer, str(name), files.source, metadata, format)
 
-# %% ../../nbs/student/30a_models.ipynb #985c0828
+# %% ../../nbs/student/30a_models.ipynb #ce42fe34
 @contextlib.contextmanager
 def _load_errors(name):
     "Turn what transformers raises into a `DistillError` of one line."
@@ -263,6 +350,14 @@ def _load_errors(name):
         raise
     except Exception as e:
         raise DistillError(f'cannot load {str(name)!r}: {" ".join(str(e).split())[:300]}') from e
+
+def _check_weights(name, report):
+    "Raise `DistillError` if weights of the model are missing in its files, or the files have others."
+    for kind in 'missing', 'unexpected':
+        keys = sorted(report[f'{kind}_keys'])
+        if not keys: continue
+        raise DistillError(f'{str(name)!r} has {kind} weights ({len(keys)}, such as {keys[0]}), so it is not the whole '
+                           'model of its config.json; pass a folder that save_pretrained wrote')
 
 def _check_causal(path, name, options):
     "Raise `DistillError` unless the model is a decoder."

@@ -7,12 +7,13 @@ Docs: https://llm-distill.github.io/llm_distill/teacher/recording.html.md"""
 # %% auto #0
 __all__ = ['RecordingApp', 'RecordingWriter']
 
-# %% ../../nbs/teacher/14_recording.ipynb #0182bcd2
+# %% ../../nbs/teacher/14_recording.ipynb #a312059a
 import hashlib, json, re
 from pathlib import Path
 from fastcore.basics import patch
 from ..core.core import TeacherError, read_jsonl, recordings
-from ..core.prompt import find_question, load_prompt
+from ..core.prompt import find_questions
+from ..core.prompt_files import load_prompt
 from .cache import recording_row, request_key
 from .endpoint import Reply
 from .pricing import estimate_tokens
@@ -35,7 +36,7 @@ def _recorded_answers(rows):
     old = {row['task']: row['completions'] for row in rows if 'task' in row}
     return old | {row['question']: row['answers'] for row in rows if 'question' in row}
 
-# %% ../../nbs/teacher/14_recording.ipynb #c4bb3363
+# %% ../../nbs/teacher/14_recording.ipynb #9b153cdb
 class RecordingApp:
     "An ASGI app that answers Chat Completions from recordings. Raise `TeacherError` if a file is missing."
     def __init__(self,
@@ -53,8 +54,8 @@ class RecordingApp:
         answers = _recorded_answers(rows)
         self.answers |= answers
         self.traffic |= {_match_key(row['request'], row.get('sample', 0)): row for row in rows if 'request' in row}
-        prompt = path.with_suffix('.toml')
-        if prompt.exists(): self.seed_questions[load_prompt(prompt).question] = list(answers)
+        for prompt in (path.with_suffix('.toml'), path.with_suffix('.json')):
+            if prompt.exists(): self.seed_questions[load_prompt(prompt).question] = list(answers)
 
     async def __call__(self, scope, receive, send):
         "Answer one HTTP request."
@@ -70,7 +71,7 @@ class RecordingApp:
         await send(dict(type='http.response.start', status=status, headers=headers))
         await send(dict(type='http.response.body', body=body))
 
-# %% ../../nbs/teacher/14_recording.ipynb #e3ceca9d
+# %% ../../nbs/teacher/14_recording.ipynb #4371ee8d
 @patch
 def answer(self: RecordingApp, body: dict, headers: dict) -> tuple[int, dict]:
     "Return HTTP status and reply to the body of a request; its headers (lower-case names) hold stage and sample."
@@ -82,8 +83,9 @@ def answer(self: RecordingApp, body: dict, headers: dict) -> tuple[int, dict]:
         return 200, _completion(body, row['text'], row['kind'], *counts)
     prompt = body['messages'][-1]['content']
     if stage == 'synthesis' and self.seed_questions: return self._answer_with_questions(body, prompt)
-    question = find_question(body['messages']) or prompt
-    if question not in self.answers: return _error(f'no recorded reply for {question[:200]!r}')
+    questions = find_questions(body['messages'])
+    question = next((q for q in questions if q in self.answers), None)
+    if question is None: return _error(f'no recorded reply for {questions[0][:200]!r}')
     text = self.answers[question][-1 if stage == 'evaluation' else 0]
     for stop in request.get('stop', ()): text = text.split(stop)[0]
     return 200, _completion(body, text)

@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/teacher/teacher.html.md"""
 # %% auto #0
 __all__ = ['Teacher', 'recorded_teacher']
 
-# %% ../../nbs/teacher/18_teacher.ipynb #3c47b566
+# %% ../../nbs/teacher/18_teacher.ipynb #f10feaa7
 import os, weakref
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -22,13 +22,14 @@ from .queue import Call, RequestQueue
 from .recording import RecordingApp, RecordingWriter
 from .stream import Progress, ReplyStream
 from .throttle import RetryPolicy, Throttle
+from .vendors import find_vendor
 
-# %% ../../nbs/teacher/18_teacher.ipynb #8d834560
+# %% ../../nbs/teacher/18_teacher.ipynb #e9714c74
 class Teacher:
     "A model behind an OpenAI-compatible endpoint. Raise `TeacherError` if a key, a price or a cache file is missing."
     @delegates(RetryPolicy)
     def __init__(self,
-        model: str,                        # name as the endpoint knows it; `recorded:PATH` replays a recording
+        model: str,                        # name at the endpoint; `groq:NAME` etc., see `vendors`; `recorded:PATH` replays
         base_url: str | None = None,       # the endpoint; `OPENAI_BASE_URL` or else OpenAI's if None
         api_key: str | None = None,        # `OPENAI_API_KEY` if None; a local endpoint needs none
         cache: str | Path | None = None,   # SQLite file for replies; None keeps none
@@ -50,6 +51,7 @@ class Teacher:
         if app is None and model.split(':')[0] == 'recorded':
             model, *paths = model.split(':', 1)
             app = RecordingApp(*paths)
+        if not app and not base_url: model, base_url, api_key = find_vendor(model, api_key)
         self.model, self.concurrency, self.progress = model, concurrency, progress
         self.endpoint = _make_endpoint(base_url, api_key, timeout, app)
         self.base_url = self.endpoint.name

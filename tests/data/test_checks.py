@@ -1,15 +1,17 @@
 "Validation of answers: checks of every kind, mistakes in them, and any text a teacher may write."
 import json, re
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import example, given, strategies as st
 
-from llm_distill.core.core import read_jsonl, recordings
-from llm_distill.core.prompt import load_prompt, parse_prompt
+from llm_distill.core.core import DistillError, parse_json, read_jsonl, recordings
+from llm_distill.core.prompt import SeedPrompt
+from llm_distill.core.prompt_files import load_prompt, parse_prompt
 from llm_distill.data.checks import (
-    Check, check_content, correction_chat, format_check, load_check, parse_json, validate_reply)
+    Check, check_content, check_rule_names, correction_chat, list_rules, load_check, rules, validate_answer, validate_reply)
 from llm_distill.data.labeling import label
 from llm_distill.teacher.endpoint import Reply
 from llm_distill.teacher.teacher import recorded_teacher
@@ -44,21 +46,48 @@ def test_a_rule_never_rejects_what_the_examples_do():
     assert validate_reply(prompt_with(plain), 'Sit down, please.', repeated, 'regex:.*') is None
     card = 'Paris', 'Q: Which city is the capital of France?'
     assert validate_reply(prompt_with(card), 'Oslo', ok('Q: Which city is the capital of Norway?')) is None
-    for check in None, 'regex:.*':
-        filter_and_reason = validate_reply(prompt_with(plain), 'Oslo', ok('Norway. Q: Which?'), check)
-        assert filter_and_reason[1] == 'it goes on with a next question (`Q:`)'
+    filter_and_reason = validate_reply(prompt_with(plain), 'Oslo', ok('Norway. Q: Which?'))
+    assert filter_and_reason == ('next_question', 'it goes on with a next question (`Q:`)')
+
+
+def test_a_custom_check_decides_alone():
+    one_line = prompt_with(('Close the door!', 'Would you close the door, please?'))
+    for text in 'Norway. Q: Which?', 'a\n  b', 'Oslo': assert validate_reply(one_line, 'Oslo', ok(text), 'regex:(?s).*') is None
+    assert validate_reply(one_line, 'Oslo', ok('a\n  b'), 'regex:.')[0] == 'check'
+
+
+def test_rules_can_be_turned_off_by_name():
+    one_line = prompt_with(('Close the door!', 'Would you close the door, please?'))
+    assert validate_reply(one_line, 'Oslo', ok('a\nb'))[0] == 'extra_lines'
+    assert validate_reply(one_line, 'Oslo', ok('a\nb'), filters=['no-extra-lines']) is None
+    assert 'extra_lines' in dict(list_rules()) and 'extra_lines' not in dict(list_rules(['no-extra-lines']))
+    assert 'extra_lines' not in dict(list_rules(has_check=True)) and 'length' in dict(list_rules(has_check=True))
+    with pytest.raises(DistillError, match="unknown filter 'no-extra-line'"): check_rule_names(['no-extra-line'])
+
+
+def test_chat_form_allows_markers_in_answers():
+    chat = SeedPrompt('Explain.', [('a', 'b')], 'Why?', form='chat')
+    assert validate_answer(chat, 'Which marker?', 'It is <END>, then Q: and A:') is None
 
 
 @pytest.mark.parametrize('answers, list_required', [
-    (['Would you close the door, please?'], False), (['Find it, list it.'], False),
-    (['Find it, sort it, list it.'], True), (['Find it, list it.', 'Ask her, wait.'], True),
-    (['Find it, list it.', 'Wait.'], False),
-    (['Find it, sort it, list it.', 'Ask her, wait.', 'Wait.'], False)])
-def test_commas_are_required_only_if_the_examples_are_lists(answers, list_required):
+    (['Would you close the door, please?'], False), (['Find it, sort it, list it.'], False),
+    (['Find it, sort it, list it.', 'Ask her, wait, go.'], True), (['Find it, list it.', 'Ask her, wait.'], False),
+    (['Find it, list it, go.', 'Wait.'], False),
+    (['Find it, sort it, list it.', 'Ask her, wait, go.', 'Wait.'], False)])
+def test_commas_are_required_only_if_several_examples_are_lists(answers, list_required):
     prompt = prompt_with(*((f'Question {i}?', a) for i, a in enumerate(answers)))
-    rejection = 'form', format_check(prompt)('', 'Just wait here.')
-    assert validate_reply(prompt, 'And this?', ok('Just wait here.')) == (rejection if list_required else None)
+    rejection = validate_reply(prompt, 'And this?', ok('Just wait here.'))
+    assert rejection and rejection[0] == 'list_of_steps' if list_required else rejection is None
     assert validate_reply(prompt, 'And this?', ok('Find them, list them.')) is None
+
+
+def test_keys_are_required_only_if_several_examples_agree_on_them():
+    one, two = [('a', '{"item": "tea", "note": 1}')], [('a', '{"item": "tea"}'), ('b', '{"item": "milk"}')]
+    assert validate_reply(prompt_with(*one), 'c', ok('{"item": "beer"}')) is None
+    assert validate_reply(prompt_with(*one), 'c', ok('beer'))[0] == 'json_object'
+    assert validate_reply(prompt_with(*two), 'c', ok('{"beer": 1}'))[0] == 'json_keys'
+    assert validate_reply(prompt_with(*one, *two), 'c', ok('{"beer": 1}')) is None
 
 
 @anything
@@ -70,8 +99,8 @@ def test_commas_are_required_only_if_the_examples_are_lists(answers, list_requir
 @example('9'*5_000, prompt, dict(type='object'))
 def test_any_answer_is_valid_or_has_a_reason(answer, prompt, check):
     rejection = validate_reply(prompt, 'What is it?', ok(answer), check)
-    if rejection is None: assert len(prompt.parse(answer).splitlines()) == 1
-    else: assert rejection[0] in ('empty', 'form', 'check') and len(rejection[1].splitlines()) == 1
+    if rejection is None: assert check or prompt.parse(answer).count('\n') == 0
+    else: assert rejection[0] in ('empty', 'check', *rules) and len(rejection[1].splitlines()) == 1
 
 
 # ---- custom checks
@@ -87,8 +116,8 @@ def test_checks_of_every_kind(check):
     def validate(text): return validate_reply(prompt, questions[0], ok(text), check)
     assert validate('Be it.<END>') is None # one step is enough with a custom check
     assert validate('To do')[0] == 'check' and validate('<END>')[0] == 'empty'
-    assert validate('Be it,\nbe it')[0] == 'form' and validate('e Q: e')[0] == 'form'
-    assert validate_reply(prompt, questions[0], ok(questions[0].upper() + ' e'), None)[0] == 'form'
+    assert validate('To do,\nto do')[0] == 'check' and validate('e Q: e') is None # it decides alone
+    assert validate_reply(prompt, questions[0], ok(questions[0].upper()), None)[0] == 'repeated_question'
 
 
 def test_a_loaded_check_is_not_loaded_again(tmp_path):
@@ -113,7 +142,7 @@ def test_a_schema_from_a_file_validates_the_recorded_objects(tmp_path):
         assert len(pairs) == 20 and not rejects
     valid = pairs[0]['answer']
     for bad in '{}', valid.replace('"who"', '"whom"'), valid + '!', '[]':
-        assert validate_reply(reminders, 'x', ok(bad))[0] == 'form'
+        assert validate_reply(reminders, 'x', ok(bad))[0] in ('json_object', 'json_keys')
         assert validate_reply(reminders, 'x', ok(bad), package_file)[0] == 'check'
     other_type = ok(valid.replace('null', '3', 1))
     assert validate_reply(reminders, 'x', other_type) is None
@@ -177,27 +206,38 @@ def test_check_content_follows_the_file(tmp_path):
      "truncated reply: incomplete; finish_reason is 'error'", "cut reply: broken off; finish_reason is 'error'")])
 def test_corrections_are_those_of_paid_requests(reply, reason, sent):
     "Every byte counts: it is in the keys of caches and recordings."
-    chat = correction_chat(prompt, 'Which?', 'the prompt', reply, reason)
+    chat = correction_chat(prompt, 'Which?', [dict(role='user', content='the prompt')], reply, reason)
     assert chat == [
         dict(role='user', content='the prompt'), dict(role='assistant', content=reply.text or '(no usable answer)'),
         dict(role='user', content=f'That answer cannot be used: {sent}. Reply only with the answer, on one line and in '
                                   'the form of the examples, and with nothing before or after it.\nQ: Which?\nA:')]
     without_examples = parse_prompt('Do it.\nQ: Which?')
-    content = correction_chat(without_examples, 'Which?', 'the prompt', reply, reason)[-1]['content']
-    assert 'on one line and in the form that the instruction asks for, and' in content
+    content = correction_chat(without_examples, 'Which?', [], reply, reason)[-1]['content']
+    assert 'Reply only with the answer, in the form that the instruction asks for, and' in content
 
 
 def test_reasons_that_are_sent_stay_as_they_are():
+    lists = replace(prompt, examples=prompt.examples*2)
     reasons = [
-        validate_reply(prompt, 'What?', ok(text))[1] for text in ('', 'a, b\nc', 'a, b. Q: c', 'what', 'a')]
+        validate_reply(lists, 'What?', ok(text))[1] for text in ('', 'a, b\nc', 'a, b. Q: c', 'what', 'a')]
     assert reasons == [
         'empty answer', 'it has more than one line before the end marker', 'it goes on with a next question (`Q:`)',
         'it repeats the question', 'it is a list of 1 step; the examples have 2 or more, with commas between them']
-    orders = prompt_with(('Two teas, please.', '{"item": "tea", "number": 2}'))
-    assert [format_check(orders)('', text) for text in ('[]', '{"item": 1}', '{}')] == [
+    pair = 'Two teas, please.', '{"item": "tea", "number": 2}'
+    orders = prompt_with(pair, pair)
+    assert [validate_answer(orders, '', text)[1] for text in ('[]', '{"item": 1}', '{}')] == [
         'it is not a JSON object, as the examples are', 'it has the keys item; the examples have item, number',
         'it has the keys of an empty object; the examples have item, number']
     assert load_check('regex:a  b' + 'c'*300)('', '') == f"it does not match the regular expression 'a  b{'c'*300}'"
     assert load_check(dict(type='array'))('', '{}') == "it breaks the JSON schema at $: {} is not of type 'array'"
     assert load_check(dict(type='array'))('', 'x') == 'it is not JSON: Expecting value: line 1 column 1 (char 0)'
     assert load_check(has_e)('', 'a') == 'has_e does not accept it'
+
+
+@pytest.mark.parametrize('name', [file.stem for file in sorted(recordings.glob('*.jsonl'))])
+def test_no_recorded_answer_is_rejected(name):
+    file = next(file for file in recordings.glob(f'{name}.*') if file.suffix in ('.toml', '.json') and 'schema' not in file.name)
+    prompt = load_prompt(file)
+    rows = [(row['question'], answer) for row in read_jsonl(recordings/f'{name}.jsonl') for answer in row['answers']]
+    rejections = {a: validate_reply(prompt, q, ok(a)) for q, a in rows}
+    assert {a: reason for a, reason in rejections.items() if reason} == {}

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, strategies as st
 
 from llm_distill.core.core import DistillError, recordings
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data.dataset import assign_splits, dataset_card, filter_titles, push_dataset, read_rows, write_dataset
 from llm_distill.data.dedup import filters
 from llm_distill.data.labeling import label, row_types, to_dataset

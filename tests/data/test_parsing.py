@@ -3,8 +3,10 @@ import json
 
 from hypothesis import example, given, settings, strategies as st
 
-from llm_distill.data.parsing import parse_questions
+from llm_distill.core.prompt import trim
+from llm_distill.data.parsing import parse_questions, parse_variables
 
+words = st.text(st.characters(codec='utf-8'), min_size=1).filter(str.strip)
 anything = settings(max_examples=150, deadline=None, derandomize=True)
 question_lists = st.lists(st.from_regex(r'[A-Z][a-z]{2,8}( [a-z0-9éß]{1,9}){2,9}\?', fullmatch=True),
                           min_size=1, max_size=8, unique=True)
@@ -44,8 +46,20 @@ def test_only_whole_questions_of_a_truncated_reply_are_kept(questions, form, dat
 @example('{"a":' * 1_000 + '1', True)
 @example('["\\ud800", "fine one"]', False)
 @example('[' + '9' * 10_000 + ']', False)
-def test_any_reply_gives_a_list_of_clean_lines(text, truncated):
+def test_any_reply_gives_a_list_of_clean_texts(text, truncated):
     questions = parse_questions(text, truncated)
-    assert isinstance(questions, list) and all(q and len(q.splitlines()) == 1 and q == q.strip() for q in questions)
+    assert isinstance(questions, list) and all(q and q == trim(q) for q in questions)
     json.dumps(questions).encode()
     '\n'.join(questions).encode('utf-8')
+
+
+@anything
+@given(st.lists(st.tuples(words, words).map('x\n'.join), min_size=1))
+def test_questions_of_several_lines_stay_as_they_are(texts):
+    expected = [trim(t.removeprefix('Q:')) for t in texts]
+    assert parse_questions(json.dumps(dict(questions=texts))) == [t for t in expected if t]
+
+
+def test_variables_are_read_from_complete_objects():
+    text = 'Sure! {"questions": [{"a": "1\\n2", "b": 3}, {"a": "x"}, {"a": "5", "b"'
+    assert parse_variables(text, ['a', 'b']) == [dict(a='1\n2', b=3)]

@@ -6,7 +6,8 @@ from itertools import combinations
 import pytest
 
 from llm_distill.core.core import DistillError, recordings
-from llm_distill.core.prompt import SeedPrompt, load_prompt
+from llm_distill.core.prompt import SeedPrompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data.dedup import QuestionPool, cosine_threshold, normalize, rouge_threshold
 from llm_distill.data.embedding import embed
 from llm_distill.data.metrics import rouge_l
@@ -115,7 +116,7 @@ def test_every_reject_has_its_reason(careless):
     rows, rejects, _ = careless[1]
     assert all(r['stage'] == 'synthesis' and r['filter'] and r['reason'] for r in rejects)
     counts = Counter(r['filter'] for r in rejects)
-    assert {'exact_duplicate', 'near_duplicate_words', 'not_a_request', 'no_questions'} <= set(counts)
+    assert {'exact_duplicate', 'near_duplicate_words', 'refusal', 'no_questions'} <= set(counts)
     prompts = [prompt, ood_prompt]
     own = [p.question for p in prompts] + [e.question for p in prompts for e in p.examples]
     originals = {normalize(q) for q in [*own, *(r['question'] for r in rows)]}

@@ -1,12 +1,15 @@
 "What the student and the base model are asked, where their answers end, and what trivial baselines answer."
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from llm_distill.core.core import DistillError, recordings
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt import SeedPrompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data.embedding import embed
 from llm_distill.evaluate.baselines import (
-    baseline, baselines, constant, echo, nearest, one_shot, predict, system_title, systems)
+    baseline, baselines, constant, echo, nearest, one_shot, system_title, systems, zero_shot)
 
 prompt = load_prompt(recordings/'apartments.toml')
 
@@ -22,10 +25,11 @@ class Spy:
 
 def test_prompts_that_students_see():
     spy = Spy(' a, b.')
-    assert predict(spy, ['Why?'], max_new_tokens=7, batch_size=2) == ['a, b.']
+    assert zero_shot(prompt, spy, ['Why?'], max_new_tokens=7, batch_size=2) == ['a, b.']
     assert one_shot(prompt, spy, ['Why?']) == ['a, b.']
     (zero_shot_prompts, options), (one_shot_prompts, stops) = spy.calls
-    assert zero_shot_prompts == ['Q: Why?\nA:'] and options == dict(max_new_tokens=7, batch_size=2)
+    assert zero_shot_prompts == [f'{prompt.instruction}\nQ: Why?\nA:']
+    assert options == dict(max_new_tokens=7, batch_size=2, stop=prompt.stop_strings)
     assert one_shot_prompts == [prompt.render('Why?')] and one_shot_prompts[0].endswith('\nQ: Why?\nA:')
     assert prompt.end in stops['stop']
 
@@ -33,6 +37,16 @@ def test_prompts_that_students_see():
 @pytest.mark.parametrize('reply', [
     ' a, b.<END>\nQ: c', ' a, b.\nQ: c\nA: d', '\n\na, b. \n more', 'a, b.', ' A: a, b.'])
 def test_one_shot_is_cut_where_the_answer_ends(reply): assert one_shot(prompt, Spy(reply), ['x']) == ['a, b.']
+
+
+@pytest.mark.parametrize('form', ['text', 'chat'])
+@pytest.mark.parametrize('answer', [one_shot, zero_shot])
+def test_the_base_model_answers_in_as_many_lines_as_the_prompt(form, answer):
+    several = SeedPrompt('Write code.', [('Count.', 'for i in x:\n    print(i)')], 'Sort.', form=form)
+    reply = '   if x:\n     pass  \n'
+    assert answer(several, Spy(reply), ['x']) == ['  if x:\n     pass']
+    one_line = replace(several, examples=[('Count.', 'len(x)')])
+    for one in one_line, replace(several, examples=()): assert answer(one, Spy(reply), ['x']) == ['if x:']
 
 
 def test_nearest_answers_a_training_question_with_its_own_answer():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from llm_distill.core.core import DistillError, read_jsonl, recordings, write_json, write_jsonl
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data import embedding
 from llm_distill.data.embedding import cached_encoder, embed
 from llm_distill.data.matching import split_steps, step_f1

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given, settings, strategies as st
 
 from llm_distill.core.core import TeacherError, read_json, read_jsonl, recordings, write_json, write_jsonl
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data.labeling import label
 from llm_distill.evaluate.judge import AnswerJudge, judge_run, pair_outcome, summarize_judgements
 from llm_distill.evaluate.judge_prompts import (

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from llm_distill.core.core import DistillError, home_dir, recordings
-from llm_distill.core.prompt import Example, SeedPrompt, load_prompt
+from llm_distill.core.prompt import Example, SeedPrompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.run.config import RunConfig, TeacherConfig, read_toml
 from llm_distill.student.recipe import Recipe
 

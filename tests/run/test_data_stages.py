@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from llm_distill.core.core import DistillError, read_json, read_jsonl, recordings
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data.metrics import metric_title
 from llm_distill.run.data_stages import project_questions
 from llm_distill.run.distill import distill

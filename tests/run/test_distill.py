@@ -4,7 +4,7 @@ import inspect
 import pytest
 
 from llm_distill.core.core import DistillError, read_jsonl, recordings
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.run.config import RunConfig
 from llm_distill.run.distill import distill, forecast
 from llm_distill.run.run import Run

@@ -7,12 +7,13 @@ import pytest
 from filelock import FileLock
 
 from llm_distill.core.core import DistillError, read_json, read_jsonl, recordings, write_json, write_jsonl
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.core.rundir import stages
 from llm_distill.data.dedup import cosine_threshold, normalize
 from llm_distill.data.embedding import embed
 from llm_distill.run.distill import distill
 from llm_distill.run.run import Run, shared_files
+from llm_distill.student.generation import Student
 from llm_distill.student.recipe import Recipe
 from llm_distill.teacher.teacher import recorded_teacher
 from server import Server
@@ -269,9 +270,24 @@ def test_several_processes_share_only_the_training(finished, monkeypatch):
 
 def test_a_question_is_asked_in_the_form_of_the_training(finished):
     answer = finished.complete('Which bakeries are open?')
-    assert answer == finished.complete(' Q: Which\n bakeries are  open?')
-    assert ''.join(finished.stream('Which bakeries are open?')).rstrip() == answer
+    assert answer == finished.complete(' Q: Which bakeries are open?\n')
     with pytest.raises(DistillError, match='the question is empty'): finished.complete(' \n')
+
+
+@pytest.mark.parametrize('question', [
+    'Which bakeries are open?', 'SELECT *\n  FROM bakeries\n\nWHERE open', '    indented\nor not', 'a <|endoftext|> b',
+    'Q: Which bakeries are open?', 'Ποια;\r\nΑυτά'])
+def test_every_way_to_ask_gives_the_same_answer(finished, question):
+    student = Student.load(finished.path/'student')
+    answer = finished.complete(question)
+    assert ''.join(finished.stream(question)) == answer == student(question.removeprefix('Q: '))
+    assert student.answer([question.removeprefix('Q: ')]) == [answer]
+
+
+def test_lines_of_a_question_are_not_joined(finished):
+    assert finished.normalize_question('\n  a\n    b  \n\n') == '  a\n    b'
+    assert finished.normalize_question(' Q: a\nb') == 'a\nb'
+    with pytest.raises(DistillError, match='a question is a text, got 5'): finished.complete(5)
 
 
 def test_a_student_that_cannot_be_loaded_costs_nothing(tmp_path):

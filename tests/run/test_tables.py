@@ -4,7 +4,7 @@ import re
 import pytest
 
 from llm_distill.core.core import DistillError, read_jsonl, recordings, write_json, write_jsonl
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data.embedding import cached_encoder, embed
 from llm_distill.evaluate.baselines import constant, echo, nearest, system_title
 from llm_distill.evaluate.evaluation import score_run

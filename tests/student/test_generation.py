@@ -2,9 +2,10 @@
 import random
 
 import pytest
-from families import FAMILIES, build
+from families import FAMILIES, build, build_chat
 from llm_distill.core.core import DistillError
 from llm_distill.core.prompt import student_prompt
+from llm_distill.student.batches import encode_pair
 from llm_distill.student.generation import Generation, SamplingParams, Student
 from llm_distill.student.models import tiny_student, tiny_tokenizer
 
@@ -122,7 +123,78 @@ def test_the_text_is_what_the_tokens_add_to_the_prompt(student):
             assert student.decode_answer(row, ids) == (text, False)
 
 
+# questions
+
+
+@pytest.fixture(scope='module', params=['text', 'chat'])
+def asked(request): return build_chat('qwen2') if request.param == 'chat' else tiny_student()
+
+
+LONG = ['  two\n    lines', 'a <|endoftext|> b', *QUESTIONS]
+
+
+def test_an_answer_is_the_reply_to_the_prompt_of_the_format(asked, float32):
+    rows = [asked.question_ids(question) for question in LONG]
+    replies = asked.generate(rows, max_new_tokens=12)
+    assert asked.answer(LONG, max_new_tokens=12) == [asked.parse_answer(reply) for reply in replies]
+    assert replies == one_by_one(asked, rows, max_new_tokens=12)
+
+
+@pytest.mark.parametrize('temperature', [0, 1.])
+def test_calling_answering_and_streaming_are_the_same(asked, temperature, float32):
+    options = dict(max_new_tokens=12, temperature=temperature)
+    answers = asked.answer(LONG, **options)
+    assert asked(LONG, **options) == asked(tuple(LONG), **options) == answers
+    for question, answer in zip(LONG, answers):
+        assert asked(question, **options) == answer and asked.answer(question, **options) == [answer]
+        pieces = list(asked.stream_answer(question, **options))
+        assert ''.join(pieces) == answer and all(pieces)
+
+
+def test_texts_and_token_ids_are_continued_in_the_same_way(student, float32):
+    "With the same random numbers, too."
+    rows = [student.encode(prompt) for prompt in PROMPTS]
+    for options in dict(max_new_tokens=10), dict(max_new_tokens=10, temperature=1.):
+        texts = student.generate(PROMPTS, **options)
+        assert student.generate(rows, **options) == student.generate([PROMPTS[0], *rows[1:]], **options) == texts
+        assert [''.join(student.stream(row, **options)) for row in rows] == texts
+
+
+def test_random_numbers_are_those_of_the_text(student):
+    for prompt in PROMPTS: assert student.decode_prompt(student.encode(prompt)) == prompt
+
+
+ANSWERS = ('one line', '    an indent\n  less of it\n\nand none', '  for i in x:\n\tprint(i) # <|endoftext|>',
+           'CRLF\r\n  b')
+
+
+@pytest.mark.parametrize('answer', ANSWERS)
+@pytest.mark.parametrize('form', ['text', 'chat'])
+def test_an_answer_of_several_lines_comes_back_as_it_was_learned(form, answer, float32):
+    student = build_chat('qwen2')
+    student.set_format(form)
+    row = encode_pair(student, 'Write it.\n  Now.', answer)
+    student = scripted(student, row.ids[row.n_prompt:])
+    assert student('Write it.\n  Now.') == answer
+    student.start_over()
+    assert ''.join(student.stream_answer('Write it.\n  Now.')) == answer
+
+
+@pytest.mark.parametrize('bad', [None, 5, b'Why?', dict(question='Why?')])
+def test_what_is_no_question_is_refused(bad):
+    tiny = tiny_student()
+    for call in tiny, tiny.answer:
+        with pytest.raises(DistillError, match='pass a question or a list of them, got') as e: call(bad)
+        assert '\n' not in str(e.value)
+        with pytest.raises(DistillError, match='a question is a text, got'): call(['Why?', bad])
+    with pytest.raises(DistillError, match='a question is a text, got'): tiny.stream_answer(bad)
+
+
 # ends
+
+
+def test_one_stop_string_may_be_passed_alone():
+    assert SamplingParams(stop='<END>') == SamplingParams(stop=('<END>',))
 
 
 def test_stop_strings_cut_and_stop_early():

@@ -2,9 +2,9 @@
 import json, os, shutil, subprocess, sys
 
 import pytest
-from families import FAMILIES, build
+from families import FAMILIES, build, build_chat
 from llm_distill.core.core import DistillError
-from llm_distill.core.prompt import student_prompt
+from llm_distill.core.prompt import SeedPrompt, student_prompt
 from llm_distill.student.generation import Student
 from llm_distill.student.models import best_device, tiny_student, tiny_tokenizer
 
@@ -109,11 +109,78 @@ def test_a_server_tokenizes_what_was_trained_on(student, tmp_path):
     tokenizer = Student.load(student.save(tmp_path/'s')).tokenizer
     for question in QUESTIONS:
         user = dict(role='user', content=question)
-        earlier = [dict(role='user', content='An earlier one.'), dict(role='assistant', content='Done.')]
         parts = dict(role='user', content=[dict(type='text', text=question)])
-        for messages in [user], [*earlier, user], [dict(role='system', content='Be brief.'), *earlier, user], [parts]:
+        for messages in [user], [parts]:
             ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True).input_ids
-            assert ids == student.encode(student_prompt(question))
+            assert ids == student.encode(student_prompt(question)) == student.question_ids(question)
+
+
+EARLIER = [dict(role='user', content='An earlier one.'), dict(role='assistant', content='Done.')]
+SYSTEM = dict(role='system', content='Be brief.')
+
+
+@pytest.mark.parametrize('before', [EARLIER, [SYSTEM], [SYSTEM, *EARLIER]])
+def test_the_saved_template_drops_no_turn_in_silence(before, tmp_path):
+    from jinja2 import TemplateError
+    tokenizer = Student.load(tiny_student().save(tmp_path/'s')).tokenizer
+    with pytest.raises(TemplateError, match='answers one question'):
+        tokenizer.apply_chat_template([*before, dict(role='user', content='Why?')], tokenize=False)
+
+
+def test_the_saved_template_accepts_the_messages_of_the_distilled_prompt(tmp_path):
+    prompt = SeedPrompt('Be brief.', [('Where?', 'Here.\nThere.')], 'Why?', form='chat')
+    folder = tiny_student().save(tmp_path/'s', metadata=dict(prompt=prompt.to_dict()))
+    again = Student.load(folder).save(tmp_path/'t') # knows it from its metadata
+    for path in folder, again:
+        text = Student.load(path).tokenizer.apply_chat_template(prompt.messages('Who?\n  I?'), tokenize=False)
+        assert text == student_prompt('Who?\n  I?')
+
+
+# format
+
+
+def test_a_student_in_chat_format_is_saved_with_its_own_template(tmp_path):
+    student = build_chat('qwen2')
+    template = student.tokenizer.chat_template
+    loaded = Student.load(student.save(tmp_path/'s', metadata=dict(teacher='big')))
+    assert loaded.format == student.format == 'chat' and loaded.metadata == dict(teacher='big')
+    assert loaded.tokenizer.chat_template == student.tokenizer.chat_template == template
+    assert loaded.eos_token_ids == student.eos_token_ids and loaded.end_token_id == student.eos_token_ids[1]
+    for question in QUESTIONS: assert loaded.question_ids(question) == student.question_ids(question)
+    assert loaded.answer(QUESTIONS) == student.answer(QUESTIONS)
+
+
+def test_saving_in_text_format_leaves_the_template_in_memory_as_it_was(tmp_path):
+    student = build_chat('qwen2')
+    template = student.tokenizer.chat_template
+    student.set_format('text')
+    assert Student.load(student.save(tmp_path/'s')).tokenizer.chat_template != template
+    assert student.tokenizer.chat_template == template
+
+
+def test_a_saved_student_without_a_format_is_asked_as_text(tmp_path):
+    folder = tiny_student().save(tmp_path/'s', metadata=dict(teacher='big'))
+    assert json.loads((folder/'distillation.json').read_text()) == dict(teacher='big', format='text')
+    (folder/'distillation.json').write_text('{"teacher": "big"}')
+    assert Student.load(folder).format == 'text'
+    (folder/'distillation.json').write_text('{"format": "html"}')
+    with pytest.raises(DistillError, match='is text or chat, got .html.'): Student.load(folder)
+
+
+def test_a_base_model_without_a_chat_template_has_no_chat_format():
+    tiny = tiny_student()
+    message = "'tiny' .* chat: there is no chat template; use"
+    with pytest.raises(DistillError, match=message) as e: tiny.set_format('chat')
+    assert_one_line(e)
+    assert tiny.format == 'text' and tiny.question_ids('Why?') == tiny.encode(student_prompt('Why?'))
+
+
+def test_an_answer_in_chat_format_ends_in_eos_if_the_model_does_not_end_turns(tmp_path):
+    student = build_chat('llama')
+    student.model.generation_config.eos_token_id = student.tokenizer.eos_token_id
+    student = Student(student.model, student.tokenizer, 'base', format='chat')
+    assert student.eos_token_ids == (student.tokenizer.eos_token_id,)
+    assert student.end_token_id == student.tokenizer.eos_token_id
 
 
 def test_saving_replaces_a_folder_whole(tmp_path):
@@ -202,6 +269,36 @@ def test_pickled_and_broken_weights_are_refused(tmp_path):
     (tmp_path/'broken'/'model.safetensors').write_bytes(b'not weights')
     with pytest.raises(DistillError, match='cannot load') as e: Student.load(tmp_path/'broken')
     assert_one_line(e)
+
+
+def edit_weights(folder, change):
+    from safetensors.torch import load_file, save_file
+    weights = load_file(folder/'model.safetensors')
+    change(weights)
+    save_file(weights, folder/'model.safetensors', dict(format='pt'))
+
+
+def test_a_model_without_its_head_is_refused_instead_of_given_a_random_one(tmp_path):
+    folder = tiny_student().save(tmp_path/'s')
+    edit_weights(folder, lambda weights: weights.pop('lm_head.weight'))
+    with pytest.raises(DistillError, match=r'missing weights \(1, such as lm_head.weight\)') as e: Student.load(folder)
+    assert_one_line(e)
+
+
+def test_weights_that_the_model_does_not_have_are_refused(tmp_path):
+    folder = tiny_student().save(tmp_path/'s')
+    edit_weights(folder, lambda weights: weights.update({'score.weight': weights['lm_head.weight'].clone()}))
+    with pytest.raises(DistillError, match=r'unexpected weights \(1, such as score.weight\)'): Student.load(folder)
+
+
+def test_a_tied_head_is_not_missing(tmp_path):
+    from transformers import LlamaConfig
+    tokenizer = tiny_tokenizer(512)
+    config = LlamaConfig(hidden_size=32, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                         vocab_size=len(tokenizer), tie_word_embeddings=True)
+    student = tiny_student(config, tokenizer)
+    loaded = Student.load(student.save(tmp_path/'s'))
+    assert loaded.answer(QUESTIONS, max_new_tokens=8) == student.answer(QUESTIONS, max_new_tokens=8)
 
 
 def test_no_code_of_a_model_is_run(tmp_path):

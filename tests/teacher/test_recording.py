@@ -4,7 +4,7 @@ import json
 import pytest
 
 from llm_distill.core.core import TeacherError, read_jsonl, recordings, write_jsonl
-from llm_distill.core.prompt import load_prompt
+from llm_distill.core.prompt_files import load_prompt
 from llm_distill.teacher.cache import cache_export
 from llm_distill.teacher.endpoint import Reply, Usage, read_reply
 from llm_distill.teacher.recording import RecordingApp, RecordingWriter

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from llm_distill.core.prompt_files import load_prompt, parse_prompt, save_prompt
     from llm_distill.run.config import RunConfig
     from llm_distill.run.distill import distill
-    from llm_distill.run.run import Run
+    from llm_distill.run.notebook import Run
     from llm_distill.student.generation import Student
     from llm_distill.student.recipe import Recipe
     from llm_distill.teacher.teacher import Teacher, recorded_teacher
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __version__ = version('llm_distill')
 
 _modules = { # public name -> module that defines it, imported when the name is first used
-    'distill': 'run.distill', 'Run': 'run.run', 'RunConfig': 'run.config',
+    'distill': 'run.distill', 'Run': 'run.notebook', 'RunConfig': 'run.config',
     'SeedPrompt': 'core.prompt', 'Example': 'core.prompt', 
     'load_prompt': 'core.prompt_files', 'parse_prompt': 'core.prompt_files', 'save_prompt': 'core.prompt_files',
     'Teacher': 'teacher.teacher', 'recorded_teacher': 'teacher.teacher',

@@ -98,9 +98,11 @@ CHAT_TEMPLATE = ("{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + m.c
                  "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
 
 
-def build_chat(family):
-    "A student of a family with control tokens and a chat template, asked in it."
-    student = build(family)
+def build_chat(family): return make_chat(build(family))
+
+
+def make_chat(student):
+    "The student with control tokens and a chat template, asked in it."
     tokenizer, model = student.tokenizer, student.model
     names = ['<|im_start|>', '<|im_end|>']
     tokenizer.add_special_tokens(dict(additional_special_tokens=names), replace_extra_special_tokens=False)

@@ -125,8 +125,8 @@ def test_a_closed_pipe_is_no_error():
 
 # Help
 
-names = ('quickstart', 'run', 'plan', 'cache', 'show', 'push', 'complete', 'compare', 'judge', 'cost', 'synthesize',
-         'label', 'finetune', 'evaluate', 'results')
+names = ('quickstart', 'run', 'plan', 'cache', 'show', 'review', 'push', 'complete', 'compare', 'judge', 'cost',
+         'synthesize', 'label', 'finetune', 'evaluate', 'results')
 
 
 @pytest.mark.parametrize('name', ['', *names])

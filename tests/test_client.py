@@ -5,8 +5,9 @@ from collections import Counter
 import psutil
 import pytest
 
-from llm_distill.client import Client, is_alive
+from llm_distill.client import Client, is_alive, read_context
 from llm_distill.core.core import DistillError, read_json, read_jsonl, recordings, write_json
+from llm_distill.core.prompt import SeedPrompt
 from llm_distill.core.prompt_files import load_prompt, parse_prompt
 from server import Server
 
@@ -179,3 +180,11 @@ def test_end_markers_distinguish_prompts(tmp_path):
     write_json(client.folder(parse_prompt(other, '-', '##'))/'job.json', {})
     assert client.status(other, '##') == client.status(other, ['##', '\n']) == ended_early
     assert client.status(context) == client.status(context, []) == client.status(other) == 'none'
+
+
+def test_contexts_of_several_lines_and_of_messages_are_kept_as_they_are():
+    seed = read_context('Do it.\nQ: a\n  b\nA: c\n  d<END>', 'Q: e\n f', None)
+    assert seed == SeedPrompt('Do it.', [('a\n  b', 'c\n  d')], 'e\n f')
+    messages = [dict(role='system', content='Do it.'), dict(role='user', content='a'), dict(role='assistant', content='b\n c')]
+    chat = read_context(messages, 'Q: d\n  {{ e }}', None)
+    assert chat.messages() == [*messages, dict(role='user', content='Q: d\n  {{ e }}')]

@@ -11,7 +11,7 @@ __all__ = ['chat_template']
 import json
 from .prompt import SeedPrompt
 
-# %% ../../nbs/core/01a_chat_template.ipynb #94ca692e
+# %% ../../nbs/core/01a_chat_template.ipynb #1704e840
 _read_text = ("{%- macro read(message) -%}"
               "{%- if message.content is string -%}{{- message.content -}}"
               "{%- else -%}{%- for part in message.content -%}"
@@ -29,12 +29,12 @@ _render_question = ("{%- set text = read(messages[-1]) -%}"
                     "{%- if '\\n' in text | trim -%}{%- set text = text.rstrip() -%}"
                     "{%- else -%}{%- set text = text | trim -%}{%- endif -%}"
                     "{{- 'Q: ' + text + '\\nA:' -}}")
-_problem = ('this model answers one question; send it alone, or after the system message and the examples of the prompt '
-            'that was distilled')
+_problem = ('this model answers one question; send it alone, or after the system message and the examples of the '
+            'prompt that was distilled')
 
 def chat_template(
     tokenizer,                        # the student's tokenizer
-    prompt: SeedPrompt | None = None, # the distilled prompt, whose messages before the question are accepted; None for none
+    prompt: SeedPrompt | None = None, # the distilled prompt, whose messages before the question are accepted; or None
 ) -> str: # a Jinja template
     "Return a chat template that renders the question as the student's prompt, and raises on other turns."
     ids = tokenizer('Q').input_ids

@@ -8,9 +8,10 @@ Docs: https://llm-distill.github.io/llm_distill/core/prompt.html.md"""
 __all__ = ['STUDENT_FORMAT', 'student_prompt', 'trim', 'Example', 'SeedPrompt', 'check_characters', 'find_form_problem',
            'message_text', 'render_template', 'find_questions']
 
-# %% ../../nbs/core/01_prompt.ipynb #9617ac60
+# %% ../../nbs/core/01_prompt.ipynb #973e617b
 import re
 from dataclasses import asdict, dataclass
+from html import escape
 from fastcore.basics import patch
 from .core import PromptError, one_line
 
@@ -79,7 +80,7 @@ def _check_types(prompt):
     if not isinstance(prompt.examples, (list, tuple)):
         raise PromptError(f'the examples of a prompt are a list, got {one_line(repr(prompt.examples), 60)}')
 
-# %% ../../nbs/core/01_prompt.ipynb #8b48169e
+# %% ../../nbs/core/01_prompt.ipynb #32031517
 def _check_form(prompt):
     "Raise `PromptError` if the texts of a prompt are missing, or cannot be told apart in its form."
     if prompt.form == 'text' and not prompt.instruction: raise PromptError('a prompt in text form has no instruction')
@@ -90,9 +91,11 @@ def _check_form(prompt):
     for i, pair in enumerate(prompt.examples, 1):
         if pair.question and pair.answer: continue
         raise PromptError(f'example {i} of the prompt has an empty {"answer" if pair.question else "question"}')
-    if prompt.form == 'chat':
-        if prompt.end: raise PromptError(f'a prompt in chat form has no end marker, got end={prompt.end!r}; drop it')
-        return
+    if prompt.form == 'text': _check_text_form(prompt, pairs)
+    elif prompt.end: raise PromptError(f'a prompt in chat form has no end marker, got end={prompt.end!r}; drop it')
+
+def _check_text_form(prompt, pairs):
+    "Raise `PromptError` if the texts of a prompt cannot be told apart in text form."
     if re.search('^Q:', prompt.instruction, re.M): _raise_form('instruction', prompt.instruction, 'a line with `Q:`')
     for pair in pairs:
         problem = find_form_problem(pair.question, pair.answer, prompt.end)
@@ -216,7 +219,7 @@ def _read_message(message, i):
         raise PromptError(f'{where} has the role {one_line(repr(role), 40)}; expected system, user or assistant')
     return role, message_text(message, where)
 
-# %% ../../nbs/core/01_prompt.ipynb #3ed787fa
+# %% ../../nbs/core/01_prompt.ipynb #f8fba093
 def message_text(
     message: dict, # with `content`
     where: str,    # for error messages
@@ -229,7 +232,8 @@ def message_text(
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise PromptError(f'{where} has the content {one_line(repr(content), 60)}; expected a text')
     for part in parts:
-        if part.get('type', 'text') in ('text', 'input_text', 'output_text') and isinstance(part.get('text'), str): continue
+        is_text = part.get('type', 'text') in ('text', 'input_text', 'output_text')
+        if is_text and isinstance(part.get('text'), str): continue
         raise PromptError(f'{where} has a part that is no text, {one_line(repr(part), 60)}; only text can be distilled')
     return ''.join(part['text'] for part in parts)
 
@@ -242,7 +246,8 @@ def _check_roles(roles):
             raise PromptError(f'the prompt has a message of the {role} where one of the {expected} is expected '
                               '(after an optional system message, user and assistant take turns)')
     if roles[-1] == 'assistant':
-        raise PromptError('the prompt ends with a message of the assistant; end it with a user message, the seed question')
+        raise PromptError('the prompt ends with a message of the assistant; end it with a user message, the seed '
+                          'question')
 
 # %% ../../nbs/core/01_prompt.ipynb #e3ca4ad9
 def _environment():
@@ -304,3 +309,11 @@ def find_questions(
     by_user = [m['content'] for m in messages if m['role'] == 'user']
     matches = [re.search(r'(?:.*\n|^)Q: (.*?)\nA:\s*$', text, re.S) for text in (*by_user[-1:], *by_user)]
     return [match[1] for match in matches if match] or by_user[::-1]
+
+# %% ../../nbs/core/01_prompt.ipynb #2f932740
+@patch
+def _repr_html_(self: SeedPrompt):
+    "Show the messages, with their line breaks."
+    cell = '<td style="text-align: left; vertical-align: top; white-space: pre-wrap">'
+    rows = [f'<tr>{cell}<b>{m["role"]}</b></td>{cell}{escape(m["content"])}</td></tr>' for m in self.messages()]
+    return f'<table>{"".join(rows)}</table>'

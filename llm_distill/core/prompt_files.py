@@ -84,9 +84,9 @@ def _check_text(value, key, text, name, example=0, may_be_empty=False):
     line = _find_line(text, key, example)
     raise PromptError(f'{name}: `{key}`{line} is {value!r}; expected a non-empty text in quotes')
 
-# %% ../../nbs/core/01b_prompt_files.ipynb #2cabaa68
-_request_keys = ('model', 'temperature', 'top_p', 'max_tokens', 'max_completion_tokens', 'n', 'stop', 'seed', 'stream', 'user',
-                 'metadata', 'store', 'response_format', 'frequency_penalty', 'presence_penalty')
+# %% ../../nbs/core/01b_prompt_files.ipynb #0678a515
+_request_keys = ('model', 'temperature', 'top_p', 'max_tokens', 'max_completion_tokens', 'n', 'stop', 'seed', 'stream',
+                 'user', 'metadata', 'store', 'response_format', 'frequency_penalty', 'presence_penalty')
 
 def parse_messages(
     text: str,                 # a JSON object with `messages` and, for a template, `variables`
@@ -107,7 +107,7 @@ def parse_messages(
     except PromptError as e:
         raise PromptError(f'{name}: {e}') from None
 
-# %% ../../nbs/core/01b_prompt_files.ipynb #8d559b85
+# %% ../../nbs/core/01b_prompt_files.ipynb #67fb1e84
 def parse_prompt(
     text: str,          # instruction, then `Q: …` and `A: …`, as `SeedPrompt.render` writes them
     question: str = '', # seed question, with or without `Q:`; the first unanswered one in `text` if empty
@@ -116,7 +116,7 @@ def parse_prompt(
     "Read a seed prompt from the text of a K-shot prompt. Raise `PromptError` if it has no instruction or question."
     instruction, turns = _split_turns(text, end)
     unanswered = [t.question for t in turns if not t.answer]
-    question = trim(re.sub(r'\A\s*Q:|\n\s*A:\s*\Z', '', question))
+    question = trim(re.sub(r'\A\s*Q: ?|\n\s*A:\s*\Z', '', question))
     if not question and unanswered: question = unanswered[0]
     if not instruction:
         raise PromptError(f'the prompt {text[:60]!r} has no instruction before its first `Q:`; start with what to do')

@@ -18,18 +18,27 @@ from ..core.display import markdown_table, markdown_text
 from ..core.prompt import SeedPrompt
 from ..teacher.recording import RecordingApp
 
-# %% ../../nbs/data/27_card.ipynb #8e28447b
+# %% ../../nbs/data/27_card.ipynb #63791ed8
 filter_titles = dict( # filter -> what it rejects
-    wrong_length='too short or too long', not_a_request='not a question or request of this kind',
-    exact_duplicate='the same words as another question',
+    length='a question that is too short or too long', several_lines='a question of several lines',
+    chatter='a sentence about the list of questions', refusal='a refusal', placeholder='a question with a gap to fill',
+    holds_answer='a question with its answer', wordless='a question without any letter',
+    markers='a question with a mark of the text form', exact_duplicate='the same words as another question',
     near_duplicate_words='nearly the same words as another question (ROUGE-L)',
+    near_duplicate_characters='nearly the same characters as another question',
     near_duplicate_meaning='the same meaning as another question (embeddings)',
     copy_of_example='a copy of an example or of the seed question', no_questions='a reply without questions',
-    not_needed='more than required', truncated='a truncated answer', empty='an empty answer',
-    filtered='withheld by a content filter', failed='no reply after all retries',
-    form='several lines, a next question, the question repeated, or not in the format of the examples',
-    check='invalid by the custom check', agreement='samples that do not agree', judge='rejected by the judge',
-    same_group='of the same user or conversation as a test question')
+    not_needed='more than required', same_group='of the same user or conversation as a test question')
+filter_titles |= dict( # of answers
+    truncated='a truncated answer', empty='an empty answer', filtered='withheld by a content filter',
+    failed='no reply after all retries', extra_lines='an answer of several lines', next_question='a next question',
+    repeated_question='the question repeated', json_object='not a JSON object',
+    json_keys='other keys than those of the examples', list_of_steps='a single step',
+    check='invalid by the custom check',
+    agreement='samples that do not agree', judge='rejected by the judge')
+filter_titles |= dict( # of older runs
+    wrong_length='too short or too long', not_a_request='not a question or request of this kind',
+    form='several lines, a next question, the question repeated, or not in the format of the examples')
 
 def count_rejects(
     rejects: list[dict], # rows with `stage` and `filter`
@@ -70,7 +79,7 @@ def _effective_settings(settings):
         effective.pop('judge_threshold', None)
     return effective
 
-# %% ../../nbs/data/27_card.ipynb #1afe373e
+# %% ../../nbs/data/27_card.ipynb #374f7bb0
 _sizes = 'n<1K', '1K<n<10K', '10K<n<100K', '100K<n<1M', '1M<n<10M', '10M<n<100M', 'n>100M' # as the Hub names them
 
 def _count_rows(splits):
@@ -86,7 +95,8 @@ def _count_rows(splits):
     table = markdown_table(['split', 'seed question', 'rows'], cells, (0, 1))
     n_digits = len(str(len(rows)))
     return dict(
-        counts=counts, n_rows=len(rows), digest=_digest_rows(splits), size_category=_sizes[min(6, max(0, n_digits - 3))],
+        counts=counts, n_rows=len(rows), digest=_digest_rows(splits),
+        size_category=_sizes[min(6, max(0, n_digits - 3))],
         seed_question_table=table if len(set(origins)) > 1 else '', n_answers_given=teachers.count('given'),
         n_questions_given=sum('given' in pair for pair in zip(teachers, origins)))
 

@@ -93,7 +93,7 @@ def list_of_steps(prompt: SeedPrompt, question: str, answer: str) -> str | None:
     if n >= 2: return None
     return f'it is a list of {n} {"step" if n == 1 else "steps"}; the examples have 2 or more, with commas between them'
 
-# %% ../../nbs/data/24_checks.ipynb #d36a9639
+# %% ../../nbs/data/24_checks.ipynb #054761ef
 def list_rules(
     chosen: list[str] = (), # as for `choose_rules`
     has_check: bool = False, # is there a custom check, which then decides alone about answers?
@@ -110,8 +110,8 @@ def check_rule_names(
     names = [*question_rules, *rules]
     for name in chosen:
         if name == 'none' or name.replace('-', '_').removeprefix('no_') in names: continue
-        raise DistillError(f'unknown filter {name!r}; expected none, or names out of {", ".join(names)} (no-NAME leaves '
-                           'one out)')
+        raise DistillError(f'unknown filter {name!r}; expected none, or names out of {", ".join(names)} (no-NAME '
+                           'leaves one out)')
 
 # %% ../../nbs/data/24_checks.ipynb #f7614630
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ def propose_prompt(
     "Make a seed prompt of the messages that the rows of a file share."
     return SeedPrompt(imported.system or '', imported.turns, imported.rows[0]['question'], form='chat')
 
-# %% ../../nbs/data/26e_logs.ipynb #82d3f2e3
+# %% ../../nbs/data/26e_logs.ipynb #3a2fa58a
 @dataclass(frozen=True)
 class ImportedFiles:
-    "What an import wrote."
+    "Files that an import wrote."
     prompt: SeedPrompt           # the proposed prompt
     prompt_file: Path            # `prompt.json`
     pairs_file: Path | None      # `pairs.jsonl`; None if no row has an answer

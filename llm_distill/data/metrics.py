@@ -7,10 +7,10 @@ Docs: https://llm-distill.github.io/llm_distill/data/metrics.html.md"""
 # %% auto #0
 __all__ = ['length_ratio', 'metrics', 'main_metrics', 'similarity', 'elementwise', 'exact_match', 'token_f1', 'rouge_l',
            'parse_fields', 'field_match', 'detect_format', 'format_json', 'format_steps', 'format_text', 'Metric',
-           'metrics_for', 'metric_title', 'custom_metric', 'choose_metrics']
+           'metrics_for', 'metric_title', 'takes_question', 'custom_metric', 'compute_metric', 'choose_metrics']
 
-# %% ../../nbs/data/21_metrics.ipynb #1613399f
-import json, re
+# %% ../../nbs/data/21_metrics.ipynb #b062d9d9
+import inspect, json, re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -171,15 +171,24 @@ def metric_title(
     titles = {m.name: m.title for m in metrics}
     return titles.get(name) or one_line(name.replace('_', ' '), 60)
 
-# %% ../../nbs/data/21_metrics.ipynb #e7a3500a
-def custom_metric(
-    score, # function of one predicted and one expected answer -> number, or None to leave the item out
-): # -> a metric, as in `metrics_for`
-    "Turn a user's function into a metric. Raise `DistillError` if it fails or returns no finite number."
-    name = getattr(score, '__name__', str(score))
-    def checked(p, e):
+# %% ../../nbs/data/21_metrics.ipynb #f1ea71d2
+def takes_question(
+    score, # a user's function
+) -> bool: # question, predicted and expected answer; False for predicted and expected answer
+    "Check whether a function requires three positional arguments."
+    try:
+        parameters = inspect.signature(score).parameters.values()
+    except (TypeError, ValueError): # of a function without a signature, such as some of C
+        return False
+    kinds = inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD
+    return sum(p.kind in kinds and p.default is p.empty for p in parameters) >= 3
+
+def _check_score(score, name):
+    "Return a user's function with its result and its errors checked; the answer is its last but one argument."
+    def checked(*texts):
+        p = texts[-2]
         try:
-            value = score(p, e)
+            value = score(*texts)
             number = float('nan') if value is None else float(value)
             if abs(number) == float('inf'): raise ValueError('it is infinite')
             return number
@@ -188,9 +197,35 @@ def custom_metric(
             reason = f'{type(error).__name__}: {one_line(error, 200)}'
             raise DistillError(f'the metric {name} failed on the answer {one_line(p, 60)!r}: {reason}; '
                                'return a number, or None to leave the item out') from None
-    return elementwise(checked)
+    return checked
 
-# %% ../../nbs/data/21_metrics.ipynb #b8866815
+# %% ../../nbs/data/21_metrics.ipynb #77e9f933
+def custom_metric(
+    score, # function of (question,) predicted and expected answer -> number, or None to leave the item out
+): # -> a metric, as in `metrics_for`; call it with `compute_metric`
+    "Turn a user's function into a metric. Raise `DistillError` if it fails or returns no finite number."
+    name = getattr(score, '__name__', str(score))
+    checked = _check_score(score, name)
+    if not takes_question(score): return elementwise(checked)
+    def metric(predicted, expected, encode=None, questions=None):
+        import numpy as np
+        if questions is None: raise DistillError(f'the metric {name} takes the question; pass questions')
+        return np.array([checked(*texts) for texts in zip(questions, predicted, expected, strict=True)], dtype=float)
+    metric.takes_question = True
+    return metric
+
+def compute_metric(
+    metric: Callable,      # as in `metrics_for`
+    questions: list[str],  # of the answers
+    predicted: list[str],  # answers of a system
+    expected: list[str],   # answers of the teacher, in the same order
+    encode=embed,          # texts -> rows of unit length
+): # -> np.ndarray, one value per item
+    "Compute a metric, with the questions if it takes them."
+    if getattr(metric, 'takes_question', False): return metric(predicted, expected, encode, questions)
+    return metric(predicted, expected, encode)
+
+# %% ../../nbs/data/21_metrics.ipynb #46784be1
 _row_keys = ['test_set', 'system', 'n', 'main', 'against', 'pgr', 'question', 'expected', 'prediction', 'pairs']
 
 def choose_metrics(
@@ -216,7 +251,8 @@ def _find_metric(spec, answer_format):
     function = spec if callable(spec) else load_function(str(spec), 'metric')
     if not function:
         raise DistillError(f'unknown metric {spec!r}; pass FILE.py:FUNCTION or one of {", ".join(names)}')
-    name = getattr(function, '__name__', 'custom_metric')
+    name = getattr(function, '__name__', '')
+    if not name.isidentifier(): name = 'custom_metric'
     if name in names + _row_keys:
         raise DistillError(f'a custom metric cannot be named {name!r}; rename the function')
     return name, custom_metric(function)

@@ -38,7 +38,7 @@ def plain_value(
     is_plain = isinstance(value, str | int) and not isinstance(value, bool) and value != ''
     return value if is_plain else None
 
-# %% ../../nbs/data/26b_origins.ipynb #dc2b7f5e
+# %% ../../nbs/data/26b_origins.ipynb #7e2f4d66
 def parse_time(
     value, # ISO text, number or `datetime`
 ) -> float | None: # seconds since 1970, without a time zone in UTC; None if it is no time
@@ -53,6 +53,20 @@ def parse_time(
     except (ValueError, OverflowError): return None
     return None
 
+def _parse_time_text(text):
+    "Parse an ISO date or a number."
+    try:
+        return parse_time(datetime.fromisoformat(text))
+    except ValueError:
+        return _to_seconds(float(text))
+
+def _to_seconds(number):
+    "Convert a number of seconds, milli-, micro- or nanoseconds since 1970 to seconds; a small number is no time."
+    if not 1e8 <= abs(number) < 1e20: return None # NaN is not in this range either
+    while abs(number) > 1e11: number /= 1000
+    return number
+
+# %% ../../nbs/data/26b_origins.ipynb #1814327e
 def read_time(
     record: dict, # of a file
     column: str,  # its name
@@ -69,16 +83,3 @@ def find_time_column(
 ) -> str | None: # None if there is none
     "Return the first column with a time."
     return next((column for column in time_columns if any(read_time(r, column) for r in records)), None)
-
-def _parse_time_text(text):
-    "Parse an ISO date or a number."
-    try:
-        return parse_time(datetime.fromisoformat(text))
-    except ValueError:
-        return _to_seconds(float(text))
-
-def _to_seconds(number):
-    "Convert a number of seconds, milli-, micro- or nanoseconds since 1970 to seconds; a small number is no time."
-    if not 1e8 <= abs(number) < 1e20: return None # NaN is not in this range either
-    while abs(number) > 1e11: number /= 1000
-    return number

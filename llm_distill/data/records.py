@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from ..core.core import DistillError, one_line, parse_json, read_text
 
-# %% ../../nbs/data/26_records.ipynb #235a7edc
+# %% ../../nbs/data/26_records.ipynb #85f8a3ac
 def _jsonl_records(path):
     "Yield place and object of each JSON line."
     for n, line in enumerate(read_text(path).split('\n'), 1):
@@ -35,6 +35,7 @@ def _check_record(record, where):
     if isinstance(record, dict): return record
     raise DistillError(f'{where}: expected a JSON object, got {one_line(repr(record)[:80], 60)}')
 
+# %% ../../nbs/data/26_records.ipynb #7791abeb
 def _json_records(path):
     "Yield place and object of each item of a JSON list."
     text = read_text(path)
@@ -48,7 +49,7 @@ def _json_records(path):
     for n, record in enumerate(records, 1):
         yield f'{path}, row {n}', _check_record(record, f'{path}, row {n}')
 
-# %% ../../nbs/data/26_records.ipynb #2f99a82b
+# %% ../../nbs/data/26_records.ipynb #14515b63
 @contextmanager
 def _long_fields():
     "Allow fields of any length in CSV files during a `with` block."
@@ -76,6 +77,7 @@ def _read_header(values, path):
     if twice: raise DistillError(f'{path}: the header has the column {one_line(twice[0], 40)!r} twice; rename one')
     return header
 
+# %% ../../nbs/data/26_records.ipynb #1edf1dac
 def _csv_record(header, values, where):
     "Yield place and columns of one CSV record; nothing for a blank line."
     if len(values) > len(header):
@@ -88,7 +90,7 @@ def _txt_records(path):
     for n, line in enumerate(read_text(path).split('\n'), 1):
         if line.strip(): yield f'{path}, line {n}', dict(question=line)
 
-# %% ../../nbs/data/26_records.ipynb #4349702f
+# %% ../../nbs/data/26_records.ipynb #8945185d
 def _parquet_records(path):
     "Yield place and columns of each row of a Parquet file."
     import pyarrow, pyarrow.parquet
@@ -100,6 +102,7 @@ def _parquet_records(path):
         raise DistillError(f'cannot read {path} as Parquet: {reason}; pass an existing Parquet file') from None
     for n, row in enumerate(rows, 1): yield f'{path}, row {n}', row
 
+# %% ../../nbs/data/26_records.ipynb #f98ecc5d
 def _dataset_records(name):
     "Yield place and columns of each row of a data set in a folder or on the Hub."
     with TemporaryDirectory(ignore_cleanup_errors=True) as cache:

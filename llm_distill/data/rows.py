@@ -38,7 +38,7 @@ def find_question_key(
     columns = one_line(columns, 300)
     raise DistillError(f'{where}: no column `question`, got {columns}; rename the column with the questions')
 
-# %% ../../nbs/data/26c_rows.ipynb #5c173b3e
+# %% ../../nbs/data/26c_rows.ipynb #bf93f37d
 def parse_record(
     record: dict, # of a file
     where: str,   # for error messages
@@ -57,6 +57,7 @@ def parse_record(
         case 'input' | 'prompt' if not isinstance(reply, str | None): reply = read_reply(reply, where)
     return _read_pair(key, value, reply_key, reply, where)
 
+# %% ../../nbs/data/26c_rows.ipynb #7d1dac33
 def _read_messages(messages, where, reply):
     "Read messages that end with the answer, or have it next to them."
     match messages:

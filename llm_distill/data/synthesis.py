@@ -22,7 +22,7 @@ from .dedup import QuestionPool, cosine_threshold, rouge_threshold
 from .filters import choose_rules, prompt_questions, rules
 from .parsing import parse_questions, parse_variables
 
-# %% ../../nbs/data/23_synthesis.ipynb #b5bf2471
+# %% ../../nbs/data/23_synthesis.ipynb #c7e5cf37
 def synthesis_prompt(
     prompt: SeedPrompt,      # the kind of question to generate
     first: int,              # running number of the first new question, from 1
@@ -59,8 +59,8 @@ def _messages_request(prompt, first, count, questions):
     return '\n'.join([
         *(instruction if prompt.instruction else ['An assistant is given messages.', '']), *template,
         f'The kind of message that is wanted:\n<message>\n{prompt.question}\n</message>', *existing, '',
-        f'Write the questions {first} to {first + count - 1} of a long and varied list of such messages. Each stands on its '
-        'own, has the same form, language and typical length as the wanted message, line breaks included, and is about '
+        f'Write the questions {first} to {first + count - 1} of a long and varied list of such messages. Each stands on '
+        'its own, has the same form, language and typical length as the wanted message, line breaks included, and is about '
         'another subject, place or person. Do not answer them.',
         f'Reply with a JSON object: {{"questions": [{item}, {item}]}}'])
 
@@ -192,7 +192,7 @@ def _collect(sources, pool, n, max_candidates):
             source.request(min(n_left, ceil(n_missing/len(active))))
     return seed_questions
 
-# %% ../../nbs/data/23_synthesis.ipynb #1883cb14
+# %% ../../nbs/data/23_synthesis.ipynb #2dd68bde
 def synthesize(
     prompt: SeedPrompt,                     # the kind of question to generate
     teacher,                                # a `Teacher`
@@ -207,7 +207,7 @@ def synthesize(
     per_request: int = 10,                  # questions per request
     temperature: float = 1.,                # of the teacher; high for variety
     patience: int = 8,                      # requests in a row without a new question before giving up; 0: send none
-    filters: dict | list = (),              # name -> function of a candidate and the prompt; or names as for `choose_rules`
+    filters: dict | list = (),              # name -> function of a candidate and the prompt; or as for `choose_rules`
 ) -> Synthesis: # with `shortfall`, if the teacher has fewer
     "Have the teacher generate `n` different questions."
     if n < 1: raise DistillError(f'n must be at least 1, got {n}')

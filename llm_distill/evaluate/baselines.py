@@ -7,13 +7,13 @@ Docs: https://llm-distill.github.io/llm_distill/evaluate/baselines.html.md"""
 # %% auto #0
 __all__ = ['systems', 'baselines', 'system_title', 'baseline', 'one_shot', 'zero_shot', 'nearest', 'constant', 'echo']
 
-# %% ../../nbs/evaluate/40_baselines.ipynb #a9cfd487
+# %% ../../nbs/evaluate/40_baselines.ipynb #24c01fde
 from dataclasses import replace
 from fastcore.meta import delegates
 from ..core.core import DistillError, one_line
 from ..core.prompt import SeedPrompt
 from ..data.embedding import cached_encoder, embed
-from ..data.metrics import detect_format, metrics_for
+from ..data.metrics import compute_metric, detect_format, metrics_for
 from ..student.generation import Student
 
 # %% ../../nbs/evaluate/40_baselines.ipynb #7460cf83
@@ -98,7 +98,7 @@ def _check_training_set(train_rows):
     "Raise `DistillError` if the training set is empty."
     if not train_rows: raise DistillError("the training set is empty; run 'llm-distill label RUN_DIR' first")
 
-# %% ../../nbs/evaluate/40_baselines.ipynb #62b6e923
+# %% ../../nbs/evaluate/40_baselines.ipynb #bb5b204f
 @baseline('best constant answer')
 def constant(
     questions: list[str],   # any number of lines each
@@ -112,7 +112,9 @@ def constant(
     answers = [r['answer'] for r in train_rows[:100]]
     encode = cached_encoder(encode) # each answer is scored against each
     if metric is None: metric = next(iter(metrics_for(detect_format(answers)).values()))
-    def total_score(answer): return np.nansum(metric([answer]*len(answers), answers, encode))
+    train_questions = [r['question'] for r in train_rows[:100]]
+    def total_score(answer):
+        return np.nansum(compute_metric(metric, train_questions, [answer]*len(answers), answers, encode))
     best = max(dict.fromkeys(answers), key=total_score)
     return [best]*len(questions)
 

@@ -8,7 +8,7 @@ Docs: https://llm-distill.github.io/llm_distill/evaluate/evaluation.html.md"""
 __all__ = ['to_predictions', 'read_predictions', 'item_scores', 'score_system', 'score_run', 'split_answer', 'matched_parts',
            'unmatched_parts', 'failure_kind', 'count_failures']
 
-# %% ../../nbs/evaluate/42_evaluation.ipynb #8a59f8cd
+# %% ../../nbs/evaluate/42_evaluation.ipynb #bca03ac7
 import json
 from dataclasses import asdict
 from math import ceil, isnan
@@ -18,7 +18,7 @@ from ..core.rundir import predictions_file, read_run_file, read_run_rows, stage_
 from ..data.dedup import find_contamination
 from ..data.embedding import disk_encoder, embed
 from ..data.matching import match_steps, same_step, split_steps
-from ..data.metrics import choose_metrics, detect_format, metrics_for, parse_fields
+from ..data.metrics import choose_metrics, compute_metric, detect_format, metrics_for, parse_fields
 from .baselines import systems
 from .statistics import bootstrap, compare_paired, pgr
 
@@ -48,7 +48,7 @@ def read_predictions(
     if predictions: return predictions
     raise DistillError(f"{run_dir/'predictions'} has no predictions; run 'llm-distill evaluate {run_dir}' first")
 
-# %% ../../nbs/evaluate/42_evaluation.ipynb #f8899856
+# %% ../../nbs/evaluate/42_evaluation.ipynb #8d20e70f
 def item_scores(
     predictions: list[dict], # rows with `question`, `expected` and `prediction`
     encode=embed,            # texts -> rows of unit length
@@ -64,7 +64,8 @@ def item_scores(
     predicted = [r['prediction'] for r in predictions]
     expected = [r['expected'] for r in predictions]
     metrics = metrics or metrics_for(detect_format(expected))
-    return {name: metric(predicted, expected, encode) for name, metric in metrics.items()}
+    questions = [r.get('question', '') for r in predictions]
+    return {name: compute_metric(m, questions, predicted, expected, encode) for name, m in metrics.items()}
 
 # %% ../../nbs/evaluate/42_evaluation.ipynb #a7dc1a4f
 def score_system(

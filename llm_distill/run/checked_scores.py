@@ -69,7 +69,7 @@ def score_answers(
     (name,) = metric
     return score_system(item_scores(predictions, encode, metric), '', '')[name]
 
-# %% ../../nbs/run/51b_checked_scores.ipynb #da2afa32
+# %% ../../nbs/run/51b_checked_scores.ipynb #44d4bf28
 def _score_test_set(test_set, items, predictions, metric, encode):
     "Return the rows of `review_scores.json` for one test set."
     right = {item['question']: right_answer(item) for item in items}
@@ -85,6 +85,7 @@ def _score_test_set(test_set, items, predictions, metric, encode):
         rows.append(row | scores)
     return rows
 
+# %% ../../nbs/run/51b_checked_scores.ipynb #fdda405c
 def score_review(
     run_dir: str | Path, # a run directory with predictions
     encode=None,         # as for `score_run`

@@ -7,13 +7,13 @@ Docs: https://llm-distill.github.io/llm_distill/run/config.html.md"""
 # %% auto #0
 __all__ = ['RunConfig', 'map_functions', 'TeacherConfig', 'NoTeacher', 'check_no_teacher', 'read_toml']
 
-# %% ../../nbs/run/50b_config.ipynb #c0108d2e
+# %% ../../nbs/run/50b_config.ipynb #f1a6a494
 import json, re, tomllib
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from pathlib import Path
 from fastcore.basics import patch
-from ..core.core import DistillError, home_dir, one_line
+from ..core.core import DistillError, PromptError, home_dir, one_line
 from ..core.functions import absolute_function, function_text, is_call_text, relative_function
 from ..core.prompt import SeedPrompt
 from ..teacher.pricing import default_model
@@ -26,10 +26,10 @@ from ..data.metrics import choose_metrics
 from ..student.recipe import Recipe, recipes
 from ..evaluate.judge import AnswerJudge
 from .inputs import as_check, as_groups, as_metrics, as_pair_rows, as_pairs, as_prompt, as_questions
-from .inputs import as_recipe, as_rows, as_text, as_texts
+from .inputs import as_judge, as_recipe, as_rows, as_text, as_texts
 from .settings import check_settings, convert_fields, setting
 
-# %% ../../nbs/run/50b_config.ipynb #02fbe5bc
+# %% ../../nbs/run/50b_config.ipynb #e42ef73e
 @dataclass
 class RunConfig:
     "Settings of a run: the prompt to distill, the data, the answers, the student."
@@ -43,8 +43,8 @@ class RunConfig:
     questions: list[str] = setting([], 'your own questions (.txt, .jsonl, .csv); used for the test set first', 'data',
                                    convert=as_questions, metavar='FILE', aliases=['--tasks'])
     pairs: dict = setting({}, 'your own questions and answers (.jsonl, .csv)', 'data', convert=as_pairs, metavar='FILE')
-    groups: dict = setting({}, 'user or conversation of your questions (columns question, group); none is split between '
-                           'training and test (default: the column group of --pairs)', 'data', convert=as_groups,
+    groups: dict = setting({}, 'user or conversation of your questions (columns question, group); none is in both '
+                           'training and test set (default: the column group of --pairs)', 'data', convert=as_groups,
                            added_later=True, metavar='FILE')
     synthesis: bool = setting(True, 'generate no questions; use --questions and --pairs only', 'data',
                               flag='--no-synthesis', action='store_false')
@@ -66,7 +66,7 @@ class RunConfig:
                                  low=0, high=2, added_later=True)
     max_reasks: int = setting(2, 'retries for an invalid answer', 'answers', low=0, aliases=['--reask'])
     judge: bool | str = setting(None, 'filter answers with an LLM judge; FILE is your own template', 'answers',
-                                metavar='FILE', nargs='?', const=True)
+                                convert=as_judge, metavar='FILE', nargs='?', const=True)
     judge_threshold: int = setting(4, 'minimum judge score, 1 to 5', 'answers', low=1, high=5)
     student: str = setting('smollm2', 'short name, Hub id or folder; repeat to compare students', 'training',
                            convert=as_text, metavar='NAME', action='append')
@@ -127,12 +127,16 @@ def _check_choices(config):
         raise DistillError(f'student_format must be {", ".join(formats)}, got {config.student_format!r}')
     check_rule_names(config.filters)
 
-# %% ../../nbs/run/50b_config.ipynb #84ca9f62
+# %% ../../nbs/run/50b_config.ipynb #ddbcbcb9
 def _check_seed_questions(config):
-    "Raise `DistillError` if a seed question is empty or has several lines."
+    "Raise `DistillError` if a seed question is empty, or the form of the prompt cannot represent it."
     for question in config.seed_questions:
-        if len(question.strip().splitlines()) == 1: continue
-        raise DistillError(f'a seed question is one line of text, got {one_line(repr(question), 60)}')
+        shown = one_line(repr(question), 60)
+        if not question.strip(): raise DistillError(f'a seed question is a text, got {shown}')
+        try:
+            replace(config.prompt, question=question)
+        except PromptError as e:
+            raise DistillError(f'the seed question {shown} cannot be used: {e}') from None
 
 def _check_ood_prompt(config):
     "Raise `DistillError` if the second prompt cannot be used."
@@ -270,7 +274,7 @@ def connect(
     if self.batch: raise DistillError(f'batch=True needs an endpoint with a Batch API; drop it for {model!r}')
     return Teacher(model, **options)
 
-# %% ../../nbs/run/50b_config.ipynb #e737750d
+# %% ../../nbs/run/50b_config.ipynb #fe10444f
 def check_no_teacher(
     config: RunConfig, # of a run without a teacher
 ):
@@ -280,7 +284,7 @@ def check_no_teacher(
     if config.judge: raise DistillError('judge needs a teacher, and the run has none; drop judge or pass a teacher')
     if not config.pairs: raise DistillError('a run without a teacher has only your own answers; pass pairs=FILE')
     if unanswered:
-        raise DistillError(f'{len(unanswered)} of the questions have no answer, and the run has no teacher, for example '
+        raise DistillError(f'{len(unanswered)} of the questions have no answer, for example '
                            f'{one_line(unanswered[0], 60)!r}; add them to pairs, or pass a teacher')
 
 # %% ../../nbs/run/50b_config.ipynb #0fb5f522

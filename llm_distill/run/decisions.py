@@ -102,7 +102,7 @@ def add_decisions(
         write_jsonl(Path(run_dir)/review_file, merged)
     return merged
 
-# %% ../../nbs/run/51a_decisions.ipynb #033645e8
+# %% ../../nbs/run/51a_decisions.ipynb #3cb2f451
 def unreviewed_file(
     run_dir: str | Path, # a run directory
 ) -> str: # relative to it
@@ -116,6 +116,7 @@ def keep_unreviewed(
     original = Path(run_dir)/'unreviewed.jsonl'
     return original if original.exists() else write_bytes(original, (Path(run_dir)/'train.jsonl').read_bytes())
 
+# %% ../../nbs/run/51a_decisions.ipynb #e76a968a
 def review_items(
     run_dir: str | Path,        # a run directory with `train.jsonl`
     system: str = 'distilled',  # whose answers to show next to the teacher's; `teacher` for none

@@ -28,7 +28,7 @@ from .report import write_results
 from .steps import StepResult
 from .student_stages import Run, weight_files
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #c0291e8a
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #c9379bb7
 def metric_content(
     metric: str, # name of a metric, or `FILE.py:FUNCTION`
 ): # -> JSON value that changes with the metric
@@ -44,14 +44,18 @@ def metric_identities(self: Run) -> list: # JSON values
     for metric, recorded in zip(self.config.metrics, self.record['config'].get('metrics', [])):
         content = None if callable(metric) else metric_content(metric)
         values.append([recorded, content[1]] if isinstance(content, list) else recorded)
-    return values
+    encoder = self.config.dependencies('encoder') # empty for the default one
+    return [*values, encoder] if encoder else values
 
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #3740fcac
 @patch
 def system_dependencies(self: Run) -> dict: # system -> JSON value
     "Return what the answers of each system depend on."
     config = self.config
     base_model = [config.student, weight_files(config.student)]
     labels = [self.teacher_identity, config.samples, config.max_reasks, self.check_identity()]
+    changed = config.dependencies('filters', 'max_tokens') # empty for their defaults
+    if changed: labels.append(changed)
     metrics = self.metric_identities()
     distilled = self.record['stages'].get('finetune', {}).get('inputs')
     has_teacher = self.teacher_identity.get('model') != NoTeacher.model
@@ -64,7 +68,7 @@ def prediction_files(self: Run, system: str) -> list[str]:
     "Return the files with the predictions of a system."
     return [predictions_file(system, test_set) for test_set in self.prompts]
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #6149b8d2
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #40047330
 @patch
 def second_answers(self: Run,
     prompt: SeedPrompt,   # prompt of the test set
@@ -74,7 +78,8 @@ def second_answers(self: Run,
     if not self.teacher: raise DistillError('teacher answers are missing; rerun with --teacher MODEL')
     config = self.config
     pairs, rejects = labeling.label(prompt, questions, self.teacher, stage='evaluation', sample=config.samples,
-                                    temperature=.7, check=config.check, max_reasks=config.max_reasks)
+                                    temperature=.7, check=config.check, max_reasks=config.max_reasks,
+                                    filters=config.filters, max_tokens=config.max_tokens)
     answers = dict(zip(pairs['question'], pairs['answer']))
     return [answers.get(question) for question in questions], rejects
 
@@ -93,6 +98,7 @@ def base_model(self: Run, train: list[dict]) -> Student:
     student.set_max_new_tokens(max(len(student.encode(row['answer'])) for row in train))
     return student
 
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #43f919a1
 @patch
 def main_metric(self: Run, answers: list[str]): # -> function, as in `metrics_for`
     "Return the metric that systems are compared by."
@@ -134,7 +140,7 @@ def predict_system(self: Run, system: str) -> StepResult:
     failures = describe_failures(rejects)
     return StepResult(failures, complete=not failures)
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #6c885594
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #66f4470a
 scored_files = ['scores.json', 'item_scores.jsonl', 'contamination.jsonl'] # written by the last step of the stage
 
 @patch
@@ -161,6 +167,7 @@ def score(self: Run):
     "Score the predictions."
     score_run(self.path, metrics=self.config.metrics or None)
 
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #870dcfc7
 @patch
 def score_checked_answers(self: Run):
     "Score all systems against the right answers."

@@ -8,11 +8,11 @@ Docs: https://llm-distill.github.io/llm_distill/run/options.html.md"""
 __all__ = ['CommandOptions', 'number_type', 'option_flag', 'add_options', 'pick_options', 'read_recipe', 'read_options',
            'spell_options']
 
-# %% ../../nbs/run/50c_options.ipynb #cb169775
+# %% ../../nbs/run/50c_options.ipynb #091852b7
 import argparse, re
 from dataclasses import dataclass, fields, replace
 from math import inf
-from ..core.core import DistillError, read_file
+from ..core.core import DistillError, read_text
 from ..core.rundir import stages
 from ..student.recipe import Recipe, parse_override
 from .config import RunConfig, TeacherConfig, read_toml
@@ -98,7 +98,7 @@ def add_options(
         group = parser.add_argument_group(title)
         for about in settings: _add_option(group, about)
 
-# %% ../../nbs/run/50c_options.ipynb #a4eae391
+# %% ../../nbs/run/50c_options.ipynb #8d065ace
 def pick_options(
     args: argparse.Namespace, # parsed options of `add_options`
     kind: type,               # a configuration class
@@ -116,23 +116,22 @@ def read_recipe(
     overrides = dict(map(parse_override, options.get('overrides', [])))
     return replace(as_recipe(options.get('recipe', recipe)), **changes | overrides)
 
-def _read_template(path):
-    "Read the judge's template of --judge FILE."
-    try:
-        return read_file(path, 'judge template').decode('utf-8-sig')
-    except UnicodeDecodeError:
-        raise DistillError(f'the judge template {path!r} is not a text file; save it as UTF-8') from None
+def _give_back_prompt(args):
+    "Take the value of --judge for the prompt if there is no other one: `run --judge PROMPT.toml` has no template."
+    has_template = isinstance(getattr(args, 'judge', None), str)
+    if has_template and 'prompt' not in args and 'config' not in args: args.prompt, args.judge = args.judge, True
 
-# %% ../../nbs/run/50c_options.ipynb #a170a21b
+# %% ../../nbs/run/50c_options.ipynb #e5c3a441
 def read_options(
     args: argparse.Namespace, # parsed options of `add_options`
 ) -> tuple[list[RunConfig], TeacherConfig, CommandOptions]: # one `RunConfig` per student
     "Make the configurations from options and the file of --config. Raise `DistillError` if a setting is invalid."
+    _give_back_prompt(args)
     command = CommandOptions(**pick_options(args, CommandOptions))
     values, connection = read_toml(command.config) if command.config else ({}, {})
     recipe = read_recipe(args, values.get('recipe'))
     chosen = pick_options(args, RunConfig)
-    if isinstance(chosen.get('judge'), str): chosen['judge'] = _read_template(chosen['judge'])
+    if isinstance(chosen.get('judge'), str): chosen['judge'] = read_text(chosen['judge'], 'judge template')
     values |= chosen | dict(recipe=recipe)
     if not values.get('prompt'): raise DistillError('no seed prompt; pass PROMPT.toml, or --config RUN.toml')
     if command.seed_file:
@@ -143,13 +142,14 @@ def read_options(
     teacher = TeacherConfig(**connection | pick_options(args, TeacherConfig))
     return configs, teacher, command
 
-# %% ../../nbs/run/50c_options.ipynb #7202745c
+# %% ../../nbs/run/50c_options.ipynb #8c35286f
 _kinds = RunConfig, TeacherConfig, CommandOptions
 _settings = {about.name: about for kind in _kinds for about in fields(kind)}
 _quoted = r"(?<!\w)'[^']*'|`[^`]*`" # a user's text, or a key of a file
+_foreign = r'(?:answered \d{3}|\b\w*(?:Error|Exception|Exit|Warning)): .*' # the words of a server or a library
 _names = '|'.join(name for name in _settings if '_' in name) # cannot be taken for a word
-_assigned = '|'.join(_settings)
-_mentions = re.compile(rf'{_quoted}|(?<![\w./:-])(?:(?P<assigned>{_assigned})=(?P<value>\S+)|(?P<name>{_names})'
+_assigned = '|'.join(name for name in _settings if len(name) > 1) # `n=3` may be about anything
+_mentions = re.compile(rf'{_quoted}|{_foreign}|(?<![\w./:-])(?:(?P<assigned>{_assigned})=(?P<value>\S+)|(?P<name>{_names})'
                        r'(?![\w/:(]))')
 
 def spell_options(

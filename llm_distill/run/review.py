@@ -70,7 +70,7 @@ def write_review_page(
     "Write the page on which a person checks answers."
     return write_text(out or Path(run_dir)/'review.html', review_page(run_dir, **kwargs))
 
-# %% ../../nbs/run/58_review.ipynb #2922a39d
+# %% ../../nbs/run/58_review.ipynb #a41284ba
 def merge_review(
     run_dir: str | Path, # a run directory
     file: str | Path,    # `review.jsonl` from the page
@@ -79,8 +79,7 @@ def merge_review(
     new = read_review(file)
     current = {decision_key(item) for item in review_items(run_dir)}
     if new and not any(decision_key(row) in current for row in new):
-        raise DistillError(f'{file} has {len(new)} decisions, none of them on an answer of {run_dir}; '
-                           'pass the run that was checked')
+        raise DistillError(f'{file} has no decision on an answer of {run_dir}; pass the run that was checked')
     return add_decisions(run_dir, new)
 
 def describe_review(
@@ -91,8 +90,8 @@ def describe_review(
     n, path = counts.total(), Path(run_dir)
     if not n: return f'{path/review_file} has no decisions yet.'
     again = f'llm-distill run --config {shlex.quote(str(path/"run.toml"))}'
-    return (f"{n} answers checked, {counts['accept']} accepted, {counts['reject']} rejected, {counts['edit']} edited; "
-            f"{path/review_file}\nTo apply them:  {again}")
+    verdicts = f"{counts['accept']} accepted, {counts['reject']} rejected, {counts['edit']} edited"
+    return f'Checked answers: {n} ({verdicts}) in {path/review_file}\nTo apply them:  {again}'
 
 # %% ../../nbs/run/58_review.ipynb #c805a84a
 def printable(
@@ -144,16 +143,17 @@ def _ask_for_edit(item, ask):
     if not correct: return {}
     return dict(verdict='accept') if correct == item['answer'] else dict(verdict='edit', correct=correct)
 
-# %% ../../nbs/run/58_review.ipynb #0b577166
+# %% ../../nbs/run/58_review.ipynb #c4858fb7
 def is_open(
     item: dict,            # from `review_items`
     with_student: bool,    # is it open as long as the student's answer is not judged?
 ) -> bool:
     "Return whether a person still has to decide on an answer."
     row = item['decision'] or {}
-    judged = item['prediction'] is None or row.get('student_verdict')
+    judged = item['prediction'] is None or row.get('prediction') == item['prediction']
     return not row.get('verdict') or (with_student and not judged)
 
+# %% ../../nbs/run/58_review.ipynb #3a97016a
 def review_in_terminal(
     run_dir: str | Path,        # a run directory
     system: str = 'distilled',  # as for `review_items`

@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/run/run.html.md"""
 # %% auto #0
 __all__ = ['shared_files', 'check_processes']
 
-# %% ../../nbs/run/55c_run.ipynb #be7c7f51
+# %% ../../nbs/run/55c_run.ipynb #b845a247
 import hashlib
 from pathlib import Path
 from fastcore.basics import patch
@@ -15,7 +15,7 @@ from fastcore.meta import delegates
 from ..core.core import DistillError, one_line, read_json, write_bytes, write_text
 from ..core.prompt import trim
 from ..core.rundir import predictions_file, stage_command, stages, test_sets
-from ..student.models import find_student
+from ..student.models import check_chat_format, find_student
 from ..teacher.endpoint import Usage
 from ..teacher.teacher import Teacher
 from ..evaluate.baselines import baselines
@@ -96,7 +96,7 @@ def run(self: Run,
             self.save()
     return self
 
-# %% ../../nbs/run/55c_run.ipynb #cb64c5d0
+# %% ../../nbs/run/55c_run.ipynb #002d5540
 @patch
 def save_config(self: Run):
     "Write `run.toml`; of several processes, only the first one does."
@@ -104,8 +104,10 @@ def save_config(self: Run):
 
 @patch
 def check_student(self: Run):
-    "Raise `DistillError` if the student cannot be found."
-    with one_process_at_a_time(): find_student(self.config.student)
+    "Raise `DistillError` if the student cannot be found, or has no chat template and needs one."
+    with one_process_at_a_time():
+        find_student(self.config.student)
+        if self.student_format == 'chat': check_chat_format(self.config.student)
 
 def check_processes(
     path: Path,      # the run directory
@@ -142,7 +144,7 @@ def cost(self: Run, **kwargs):
         cost_run(self.path, **kwargs)
         self.results()
 
-# %% ../../nbs/run/55c_run.ipynb #0723dd5b
+# %% ../../nbs/run/55c_run.ipynb #d48660f1
 @patch
 def check_has_student(self: Run):
     "Raise `DistillError` if there is no student; say so if it was trained on other pairs than the run has now."
@@ -159,10 +161,12 @@ def normalize_question(self: Run, question: str) -> str:
     "Return a question without `Q:`, trimmed. Raise `DistillError` if it is empty, or there is no student."
     self.check_has_student()
     if not isinstance(question, str): raise DistillError(f'a question is a text, got {one_line(repr(question), 60)}')
-    question = trim(trim(question).removeprefix('Q:').removeprefix(' '))
+    has_prefix = question.lstrip().startswith('Q:')
+    question = trim(question.lstrip().removeprefix('Q:').removeprefix(' ') if has_prefix else question)
     if not question: raise DistillError('the question is empty; pass a text')
     return question
 
+# %% ../../nbs/run/55c_run.ipynb #f008416d
 @patch
 def complete(self: Run,
     question: str,            # of the kind that the student was trained on; any number of lines

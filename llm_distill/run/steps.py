@@ -7,9 +7,9 @@ Docs: https://llm-distill.github.io/llm_distill/run/steps.html.md"""
 # %% auto #0
 __all__ = ['process_count', 'process_rank', 'RunSteps', 'StepResult']
 
-# %% ../../nbs/run/51_steps.ipynb #0451b557
+# %% ../../nbs/run/51_steps.ipynb #7444ee3e
 import os, sys, time
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from fastcore.basics import in_notebook, patch
@@ -29,7 +29,7 @@ def process_rank() -> int:
     if process_count() == 1: return 0
     return int(os.environ['RANK'])
 
-# %% ../../nbs/run/51_steps.ipynb #8bfa575f
+# %% ../../nbs/run/51_steps.ipynb #5f6e553a
 class RunSteps:
     "A directory with files that steps write. Raise `DistillError` if it holds something else."
     def __init__(self,
@@ -51,6 +51,10 @@ class RunSteps:
         files = self.path.iterdir() if self.path.is_dir() else ()
         if all(f.name.startswith('.') for f in files): return new
         raise DistillError(f'{self.path} is not empty and not a run directory; choose another run directory')
+
+    def context(self):
+        "Return a context manager around the work of each step; this one does nothing."
+        return nullcontext()
 
     def save(self):
         "Write `run.json`; of several processes, only the first one does."
@@ -95,7 +99,7 @@ def check_inputs(self: RunSteps, reads):
         if (self.path/file).exists(): continue
         raise DistillError(f"{self.path/file} is missing; run '{stage_command(self.path, file)}' first")
 
-# %% ../../nbs/run/51_steps.ipynb #b5cf39cb
+# %% ../../nbs/run/51_steps.ipynb #6ceb5465
 @patch
 def step(self: RunSteps,
     name: str,           # key in `run.json`; its first word is the stage
@@ -114,7 +118,7 @@ def step(self: RunSteps,
     self.record['stages'].pop(name, None) # the step also moves to the end of the record
     self.record['stages'][name] = {}      # from here on its files may be half old, half new
     self.save()
-    result = work() or StepResult()
+    with self.context(): result = work() or StepResult()
     if isinstance(result, str): result = StepResult(result)
     self.finish_step(name, result, time.monotonic() - start, depends, reads)
     return True

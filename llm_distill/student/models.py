@@ -6,7 +6,7 @@ Docs: https://llm-distill.github.io/llm_distill/student/models.html.md"""
 
 # %% auto #0
 __all__ = ['default_max_new_tokens', 'best_device', 'has_bf16', 'choose_pad_token', 'find_eos_ids', 'set_special_tokens',
-           'Student', 'tiny_tokenizer', 'quiet_transformers', 'tiny_student']
+           'Student', 'tiny_tokenizer', 'quiet_transformers', 'tiny_student', 'check_chat_format']
 
 # %% ../../nbs/student/30a_models.ipynb #57a4e6a9
 import contextlib, json, os
@@ -61,7 +61,7 @@ def find_eos_ids(
     others = [i for i in added if i != tokenizer.bos_token_id]
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *others]))
 
-# %% ../../nbs/student/30a_models.ipynb #88b04ce8
+# %% ../../nbs/student/30a_models.ipynb #95d3ff46
 def set_special_tokens(
     model,     # a transformers causal language model; its config, generation settings and embeddings may change
     tokenizer, # its tokenizer; its pad token may change
@@ -80,6 +80,7 @@ def set_special_tokens(
     _set_generation_config(model, tokenizer, eos_ids)
     return eos_ids
 
+# %% ../../nbs/student/30a_models.ipynb #a050567b
 def _mark_special(tokenizer, ids):
     "Make tokens special, so that their text in a question is not encoded as the token."
     tokens = [tokenizer.added_tokens_decoder[i] for i in ids if i in tokenizer.added_tokens_decoder]
@@ -159,7 +160,7 @@ class Student:
         ends_in_eos = len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id
         return ids[:-1] if ends_in_eos else ids
 
-# %% ../../nbs/student/30a_models.ipynb #5343cf45
+# %% ../../nbs/student/30a_models.ipynb #ef7c9e61
 @patch
 def set_format(
     self: Student,
@@ -168,19 +169,18 @@ def set_format(
     "Set the form in which the student is asked. Raise `DistillError` if its tokenizer has no chat template for `chat`."
     match format:
         case 'text': turn = None
-        case 'chat': turn = self._read_chat_turn()
+        case 'chat': turn = _read_turn(self.name, self.tokenizer, self.eos_token_ids)
         case _: raise DistillError(f'the format of a student is text or chat, got {one_line(repr(format), 40)}')
     self.format = format
     self.chat_turn = turn
 
-@patch
-def _read_chat_turn(self: Student):
-    "Read the chat template of the tokenizer. Raise `DistillError` if there is none."
+def _read_turn(name, tokenizer, eos_ids):
+    "Read the chat template of a student's tokenizer. Raise `DistillError` if there is none."
     try:
-        return read_chat_turn(self.tokenizer, self.eos_token_ids)
+        return read_chat_turn(tokenizer, eos_ids)
     except DistillError as e:
         advice = 'use the student format text, or a chat model as the student'
-        raise DistillError(f'{self.name!r} cannot be asked in the format chat: {e}; {advice}') from None
+        raise DistillError(f'{name!r} cannot be asked in the format chat: {e}; {advice}') from None
 
 # %% ../../nbs/student/30a_models.ipynb #50a25fea
 @patch
@@ -213,14 +213,15 @@ def parse_answer(
     "Return the answer in a reply: without the prefix, blank lines before and white space after it."
     return trim(reply.removeprefix(self.answer_prefix))
 
-# %% ../../nbs/student/30a_models.ipynb #36e32fbc
+# %% ../../nbs/student/30a_models.ipynb #6789cbd8
 def tiny_tokenizer(
     vocab_size: int = 1024, # tokens, at least 258: every byte, EOS and pad
 ):
-    "Train a byte-level BPE tokenizer on the package's recordings."
+    "Train a byte-level BPE tokenizer on recorded questions and answers."
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
-    rows = [row for file in sorted(recordings.glob('*.jsonl')) for row in read_jsonl(file)]
+    files = [recordings/f'{name}.jsonl' for name in ('apartments', 'pull_requests', 'reminders')]
+    rows = [row for file in files for row in read_jsonl(file)]
     texts = [text for row in rows for text in (student_prompt(row['question']), *row['answers'])]
     eos, pad = '<|endoftext|>', '<|pad|>'
     bpe = Tokenizer(models.BPE())
@@ -265,7 +266,7 @@ def tiny_student(
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
     return Student(model.to(best_device()).eval(), tokenizer, 'tiny', 'random weights')
 
-# %% ../../nbs/student/30a_models.ipynb #f05fa980
+# %% ../../nbs/student/30a_models.ipynb #02deba8e
 @patch
 def save(
     self: Student,
@@ -284,6 +285,7 @@ def save(
         write_text(new/'README.md', card or f'# {self.name}\n\nA student of llm_distill, saved without a model card.\n')
     return path
 
+# %% ../../nbs/student/30a_models.ipynb #3971dbed
 @patch
 def _save_tokenizer(self: Student, path, prompt):
     "Write the tokenizer, with the chat template of the student's format."
@@ -370,3 +372,15 @@ def _check_causal(path, name, options):
     elif kind not in causal or kind in masked: problem = f'is not a causal language model ({kind})'
     else: return
     raise DistillError(f'{str(name)!r} {problem}; choose a causal one, such as {", ".join(students)}')
+
+# %% ../../nbs/student/30a_models.ipynb #765ee0bc
+def check_chat_format(
+    name: str,                      # as for `Student.load`
+    home: str | Path | None = None, # as for `Student.load`
+):
+    "Raise `DistillError` if there is no such student, or its tokenizer has no chat template."
+    from transformers import AutoTokenizer
+    with quiet_transformers(), _load_errors(name):
+        files = convert_once(find_student(str(name), home), home)
+        tokenizer = AutoTokenizer.from_pretrained(files.path, local_files_only=files.local, trust_remote_code=False)
+        _read_turn(str(name), tokenizer, (tokenizer.eos_token_id,))

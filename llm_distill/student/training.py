@@ -344,7 +344,7 @@ def encode_pairs(
                f'{after}')
     return rows
 
-# %% ../../nbs/student/34_training.ipynb #ea949139
+# %% ../../nbs/student/34_training.ipynb #d669bbc1
 def finetune(
     student: Student,               # the base model; stays as it is unless `in_place`
     pairs,                          # dicts or a `datasets.Dataset` with `question` and `answer`
@@ -372,8 +372,7 @@ def finetune(
         checkpoint = find_resumable(work_dir, fingerprint(student, rows, recipe))
     with quiet_transformers():
         model = model_to_train(student.model, recipe, in_place)
-        model_of_student = base_model(model, recipe)
-        new = Student(model_of_student, student.tokenizer, student.name, student.source, format=student.format)
+        new = Student(base_model(model, recipe), student.tokenizer, student.name, student.source, None, student.format)
         new.set_max_new_tokens(n_learned)
         trainer = _build_trainer(model, new, recipe, args, train, validation)
         return _train(trainer, student.model, checkpoint, progress, after_epoch)

@@ -106,7 +106,7 @@ def put(self: ReplyCache, reply: Reply, raw: str | None, stage: str, sample: int
            usage.completion_tokens, usage.cost, time.time(), json.dumps(request, ensure_ascii=False))
     self.execute('insert or replace into replies values (?,?,?,?,?,?,?,?,?,?,?,?)', row)
 
-# %% ../../nbs/teacher/11_cache.ipynb #6d75a1e0
+# %% ../../nbs/teacher/11_cache.ipynb #b2bdfc07
 def _existing(path):
     if not Path(path).is_file(): raise DistillError(f'no cache at {path}; pass the file that a run was started with')
     return ReplyCache(path)
@@ -120,6 +120,12 @@ def cache_stats(
     names = 'model', 'stage', 'kind', 'replies', 'prompt_tokens', 'completion_tokens', 'cost'
     return [dict(zip(names, row)) for row in rows]
 
+def _condition(model, stage, kind):
+    "Return the condition of a query that selects replies, and its values."
+    filters = {'model': model, 'stage': stage, _kind: kind}
+    filters = {column: value for column, value in filters.items() if value is not None}
+    return ' and '.join(f'{column}=?' for column in filters) or 'true', tuple(filters.values())
+
 def cache_clear(
     path: str | Path,          # the cache file
     model: str | None = None,  # only this model's replies; None for all
@@ -128,14 +134,12 @@ def cache_clear(
 ) -> int: # how many were removed
     "Remove replies; the next run pays for them again. Raise `DistillError` if there is no such file."
     cache = _existing(path)
-    filters = {'model': model, 'stage': stage, _kind: kind}
-    filters = {column: value for column, value in filters.items() if value is not None}
-    where = ' and '.join(f'{column}=?' for column in filters) or 'true'
-    removed = cache.execute(f'delete from replies where {where} returning 1', tuple(filters.values()))
+    where, values = _condition(model, stage, kind)
+    removed = cache.execute(f'delete from replies where {where} returning 1', values)
     cache.execute('vacuum')
     return len(removed)
 
-# %% ../../nbs/teacher/11_cache.ipynb #a5dc0fd0
+# %% ../../nbs/teacher/11_cache.ipynb #0eb91fdb
 def recording_row(request, sample, stage, kind, reason, text, prompt_tokens, completion_tokens) -> dict:
     "Return one line of a recording: a request and its reply."
     return dict(request=request, sample=sample, stage=stage, kind=kind, reason=reason, text=text,
@@ -144,10 +148,14 @@ def recording_row(request, sample, stage, kind, reason, text, prompt_tokens, com
 def cache_export(
     path: str | Path, # the cache file
     out: str | Path,  # the recording to write, as JSON lines
+    model: str | None = None,  # as for `cache_clear`
+    stage: str | None = None,  # as for `cache_clear`
+    kind: str | None = None,   # as for `cache_clear`
 ) -> int: # how many replies were written
     "Write a cache as a recording, oldest reply first. Raise `DistillError` if there is no such file."
     columns = f'request, sample, stage, {_kind}, reason, reply, prompt_tokens, completion_tokens'
-    rows = _existing(path).execute(f'select {columns} from replies order by created, key')
+    where, values = _condition(model, stage, kind)
+    rows = _existing(path).execute(f'select {columns} from replies where {where} order by created, key', values)
     lines = [recording_row(json.loads(request), sample, stage, kind, reason, json.loads(reply)['text'], n_in, n_out)
              for request, sample, stage, kind, reason, reply, n_in, n_out in rows]
     write_jsonl(out, lines)

@@ -112,12 +112,8 @@ function changeFilter() {
 // The card
 
 // Make control characters and reversed writing visible, so that what is judged is what is seen.
-const visible = text => text.replace(/[\u0000-\u0008\u000b-\u001f\u007f\u202d\u202e]/g, c => {
-  const code = c.charCodeAt(0)
-  if (c === '\r') return ''
-  if (code < 32) return String.fromCharCode(0x2400 + code)
-  return code === 127 ? '\u2421' : `⟨U+${code.toString(16).toUpperCase()}⟩`
-})
+const visible = text => text.replace(/\r\n/g, '\n').replace(/[\u0000-\u0008\u000b-\u001f\u007f\u202d\u202e]/g,
+  c => `⟨U+${c.charCodeAt(0).toString(16).toUpperCase().padStart(4, '0')}⟩`)
 
 function setText(id, text) {
   get(id).textContent = visible(text ?? '')

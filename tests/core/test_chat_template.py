@@ -40,7 +40,8 @@ def test_a_server_renders_what_was_trained_on():
 
 @anything
 @given(texts)
-def test_any_question_is_rendered_as_it_is(text): assert render(Tokenizer(), [user(trim(text))]) == student_prompt(trim(text))
+def test_any_question_is_rendered_as_it_is(text):
+    assert render(Tokenizer(), [user(trim(text))]) == student_prompt(trim(text))
 
 
 @anything

@@ -11,7 +11,8 @@ from llm_distill.core.prompt_files import load_prompt
 
 anything = settings(max_examples=200, deadline=None, derandomize=True)
 prompt, ood_prompt = load_prompt(recordings/'apartments.toml'), load_prompt(recordings/'pull_requests.toml')
-any_text = st.text(st.one_of(st.sampled_from('\n\n \tQA:<>ENDx{}'), st.characters(codec='utf-8', exclude_characters='\0')))
+characters = st.characters(codec='utf-8', exclude_characters='\0')
+any_text = st.text(st.one_of(st.sampled_from('\n\n \tQA:<>ENDx{}'), characters))
 contents = any_text.filter(str.strip)
 
 
@@ -113,7 +114,8 @@ def test_messages_are_read_back(instruction, examples, question):
     (dict(examples=[dict(q='a', a='b')]), 'an example has the texts'), (dict(examples=[('a', ' ')]), 'empty answer'),
     (dict(question=' '), 'has no question'), (dict(instruction=''), 'no instruction'),
     (dict(question='a\nA: b'), 'use the chat form'), (dict(examples=[('a', 'b<END>c')]), 'the end marker <END>'),
-    (dict(examples=[('a', 'A: b')]), 'begins with'), (dict(examples=[('a', 'b\nQ: c\nA: d')]), 'a question and its answer'),
+    (dict(examples=[('a', 'A: b')]), 'begins with'),
+    (dict(examples=[('a', 'b\nQ: c\nA: d')]), 'a question and its answer'),
     (dict(question='a\0'), 'a NUL character'), (dict(question='a\ud800'), 'half of a surrogate pair'),
     (dict(form='chat', end='##'), 'no end marker'), (dict(end=None, question=3), 'got 3')])
 def test_what_a_form_cannot_represent_is_refused(options, words):
@@ -122,17 +124,20 @@ def test_what_a_form_cannot_represent_is_refused(options, words):
 
 @pytest.mark.parametrize('messages, words', [
     ([], 'messages are a list'), ('x', 'messages are a list'), ([dict(role='user')], 'no role and content'),
-    ([dict(role='tool', content='x')], "the role 'tool'"), ([dict(role='system', content='x')], 'only a system message'),
+    ([dict(role='tool', content='x')], "the role 'tool'"),
+    ([dict(role='system', content='x')], 'only a system message'),
     ([dict(role='user', content='a'), dict(role='user', content='b')], 'one of the assistant is expected'),
     ([dict(role='user', content='a'), dict(role='assistant', content='b')], 'ends with a message of the assistant'),
     ([dict(role='user', content=[dict(type='image_url', image_url='x')])], 'only text can be distilled'),
-    ([dict(role='user', content=None, tool_calls=[1])], 'calls a tool'), ([dict(role='user', content='{{ a }}')], 'variables')])
+    ([dict(role='user', content=None, tool_calls=[1])], 'calls a tool'),
+    ([dict(role='user', content='{{ a }}')], 'variables')])
 def test_messages_that_are_no_prompt(messages, words):
     with pytest.raises(PromptError, match=words): SeedPrompt.from_messages(messages)
 
 
 def test_parts_of_text_are_joined_and_developer_is_system():
-    messages = [dict(role='developer', content='Do it.'), dict(role='user', content=[dict(type='text', text='a'), dict(type='text', text='b')])]
+    parts = [dict(type='text', text='a'), dict(type='text', text='b')]
+    messages = [dict(role='developer', content='Do it.'), dict(role='user', content=parts)]
     assert SeedPrompt.from_messages(messages) == SeedPrompt('Do it.', (), 'ab', form='chat')
 
 
@@ -140,14 +145,16 @@ def test_parts_of_text_are_joined_and_developer_is_system():
 
 @pytest.mark.parametrize('template', [
     "{{ x.__class__ }}", "{{ ''.__class__.__mro__ }}", "{{ 'a'*10**9 }}", "{% for i in range(10**9) %}a{% endfor %}",
-    "{% include '/etc/passwd' %}", "{{ cycler.__init__.__globals__ }}", '{{ x', "{{ x ** 99 }}", "{{ '%999999999d' % 1 }}"])
+    "{% include '/etc/passwd' %}", "{{ cycler.__init__.__globals__ }}", '{{ x', "{{ x ** 99 }}",
+    "{{ '%999999999d' % 1 }}"])
 def test_a_hostile_template_does_nothing(template):
     variables = {'x': 3} if 'x' in template and "''" not in template and 'include' not in template else {}
     with pytest.raises(PromptError): render_template(template, variables)
 
 
 def test_variables_are_filled_as_text():
-    form = SeedPrompt.from_messages([dict(role='user', content='To {{ name }}:\n{{ text }}\n')], dict(name='Bo', text='{{ 7*7 }}'))
+    message = dict(role='user', content='To {{ name }}:\n{{ text }}\n')
+    form = SeedPrompt.from_messages([message], dict(name='Bo', text='{{ 7*7 }}'))
     assert form.question == 'To Bo:\n{{ 7*7 }}' and form.variables == ['name', 'text']
     assert form.fill(dict(name='<b>', text='a & b')) == 'To <b>:\na & b'
     for values in dict(name='x'), dict(name='x', text='y', more='z'):

@@ -11,7 +11,8 @@ from llm_distill.core.prompt_files import load_prompt, parse_messages, parse_pro
 
 anything = settings(max_examples=200, deadline=None, derandomize=True)
 prompt, ood_prompt = load_prompt(recordings/'apartments.toml'), load_prompt(recordings/'pull_requests.toml')
-any_text = st.text(st.one_of(st.sampled_from('\n\n \tQA:<>ENDx{}"\''), st.characters(codec='utf-8', exclude_characters='\0')))
+characters = st.characters(codec='utf-8', exclude_characters='\0')
+any_text = st.text(st.one_of(st.sampled_from('\n\n \tQA:<>ENDx{}"\''), characters))
 
 
 good = 'instruction = "Name the capital."\nquestion = "Italy"\n\n[[examples]]\nquestion = "France"\nanswer = "Paris"\n'

@@ -11,7 +11,8 @@ from llm_distill.core.core import DistillError, parse_json, read_jsonl, recordin
 from llm_distill.core.prompt import SeedPrompt
 from llm_distill.core.prompt_files import load_prompt, parse_prompt
 from llm_distill.data.checks import (
-    Check, check_content, check_rule_names, correction_chat, list_rules, load_check, rules, validate_answer, validate_reply)
+    Check, check_content, check_rule_names, correction_chat, list_rules, load_check, rules, validate_answer,
+    validate_reply)
 from llm_distill.data.labeling import label
 from llm_distill.teacher.endpoint import Reply
 from llm_distill.teacher.teacher import recorded_teacher
@@ -52,7 +53,8 @@ def test_a_rule_never_rejects_what_the_examples_do():
 
 def test_a_custom_check_decides_alone():
     one_line = prompt_with(('Close the door!', 'Would you close the door, please?'))
-    for text in 'Norway. Q: Which?', 'a\n  b', 'Oslo': assert validate_reply(one_line, 'Oslo', ok(text), 'regex:(?s).*') is None
+    for text in 'Norway. Q: Which?', 'a\n  b', 'Oslo':
+        assert validate_reply(one_line, 'Oslo', ok(text), 'regex:(?s).*') is None
     assert validate_reply(one_line, 'Oslo', ok('a\n  b'), 'regex:.')[0] == 'check'
 
 
@@ -236,7 +238,7 @@ def test_reasons_that_are_sent_stay_as_they_are():
 
 @pytest.mark.parametrize('name', [file.stem for file in sorted(recordings.glob('*.jsonl'))])
 def test_no_recorded_answer_is_rejected(name):
-    file = next(file for file in recordings.glob(f'{name}.*') if file.suffix in ('.toml', '.json') and 'schema' not in file.name)
+    file = next(recordings/f'{name}{ending}' for ending in ('.toml', '.json') if (recordings/f'{name}{ending}').exists())
     prompt = load_prompt(file)
     rows = [(row['question'], answer) for row in read_jsonl(recordings/f'{name}.jsonl') for answer in row['answers']]
     rejections = {a: validate_reply(prompt, q, ok(a)) for q, a in rows}

@@ -143,7 +143,7 @@ def test_questions_in_any_script_are_told_apart_by_their_characters(questions, c
 
 
 def test_only_what_is_filled_into_a_template_is_compared():
-    template = 'Please read the following ticket of our web shop with care and tag it.\n\n{{ ticket }}\n\nReply with tags only.'
+    template = 'Please read the following ticket of our web shop and tag it.\n\n{{ ticket }}\n\nReply with tags only.'
     prompt = SeedPrompt.from_messages([dict(role='user', content=template)], dict(ticket='My parcel has not arrived.'))
     tickets = ['I want my money back.', 'The lamp is broken.', 'My parcel has not arrived!']
     pool = QuestionPool(prompt)

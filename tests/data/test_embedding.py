@@ -113,5 +113,6 @@ def test_another_encoder_is_used_inside_the_block_only():
 
 @pytest.mark.parametrize('text, familiar', [
     ('Which cafés are open?', True), ('Welche Häfen sind vereist?', True), ('Ποιες πόλεις έχουν λιμάνι;', False),
-    ('የት ነው ቤተ መጻሕፍት', False), ('東京の駅はどこですか', False), ('Где находится вокзал?', False), ('👍🎉', False), ('12 + 7 €', True)])
+    ('የት ነው ቤተ መጻሕፍት', False), ('東京の駅はどこですか', False), ('Где находится вокзал?', False),
+    ('👍🎉', False), ('12 + 7 €', True)])
 def test_the_encoder_says_which_scripts_it_knows(text, familiar): assert embedding.is_familiar(text) == familiar

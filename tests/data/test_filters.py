@@ -67,6 +67,7 @@ def test_text_of_several_lines_may_hold_brackets_and_answers_in_chat_form():
 
 def test_rules_are_chosen_by_name():
     assert list(choose_rules([], rules)) == list(rules)
-    assert list(choose_rules(['no-length', 'no_chatter'], rules)) == [n for n in rules if n not in ('length', 'chatter')]
+    others = [name for name in rules if name not in ('length', 'chatter')]
+    assert list(choose_rules(['no-length', 'no_chatter'], rules)) == others
     assert list(choose_rules(['refusal', 'length', 'no-length'], rules)) == ['refusal']
     assert list(choose_rules(['none'], rules)) == []

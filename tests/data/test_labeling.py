@@ -85,7 +85,8 @@ def test_asking_again_is_bounded(max_reasks):
         pairs, rejects = label(prompt, questions, connect(server), max_reasks=max_reasks)
     n = max_reasks + 1
     assert len(pairs) == len(questions) - 2 and len(server.chats) == len(pairs) + 2*n
-    assert [(r['filter'], r['attempts'], r['reply']) for r in rejects] == [('empty', n, None), ('list_of_steps', n, 'No idea')]
+    assert [(r['filter'], r['attempts'], r['reply']) for r in rejects] == [
+        ('empty', n, None), ('list_of_steps', n, 'No idea')]
     assert sorted(len(c) for c in server.chats if question_in(c) == questions[0]) == [1 + 2*i for i in range(n)]
 
 
@@ -130,7 +131,8 @@ def test_the_recorded_teacher_answers_corrections():
     answer, last = dict(role='assistant', content='Q: x\nA:'), dict(role='user', content='Only the answer, please.')
     chats = [[dict(role='user', content=text), answer, last] for text in texts]
     assert [r.text for r in teacher.ask(chats, 'labeling')] == [r.text for r in teacher.ask(texts, 'labeling')]
-    assert teacher.ask([correction_chat(prompt, questions[0], prompt.messages(questions[0]), ok('x'), 'y')], 'labeling')[0].text
+    chat = correction_chat(prompt, questions[0], prompt.messages(questions[0]), ok('x'), 'y')
+    assert teacher.ask([chat], 'labeling')[0].text
     with pytest.raises(DistillError, match='Only the answer'): teacher.ask([[last]], 'labeling')
 
 

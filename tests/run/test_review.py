@@ -129,6 +129,19 @@ def test_closing_the_page_loses_nothing_and_a_new_page_has_the_decisions_of_the_
 
 
 @needs_chromium
+def test_the_later_of_two_decisions_counts_whether_of_the_run_or_of_the_browser(run_dir, browser):
+    item = review_items(run_dir)[2]
+    add_decisions(run_dir, [decision(item, 'accept')])
+    browser.open(write_review_page(run_dir))
+    browser.press('j', 'j', 'r')
+    browser.open(write_review_page(run_dir))
+    assert count(browser) == '1 of 6 checked: 0 accepted, 1 rejected, 0 edited'
+    add_decisions(run_dir, [decision(item, 'edit', 'Neither.') | dict(time='2999-01-01T00:00:00.000Z')])
+    browser.open(write_review_page(run_dir))
+    assert count(browser) == '1 of 6 checked: 0 accepted, 0 rejected, 1 edited'
+
+
+@needs_chromium
 def test_filters_show_open_or_rejected_rows(run_dir, browser):
     browser.open(write_review_page(run_dir))
     browser.press('j', 'j', 'r', 'a')
@@ -167,7 +180,7 @@ def test_text_is_shown_as_it_is(run_dir, browser):
     browser.press('j')
     assert browser.run('getComputedStyle(document.getElementById("answer")).direction') == 'rtl'
     browser.press('j')
-    assert '<img src=x>' in shown(browser, 'question') and '⟨U+202E⟩' in shown(browser, 'question')
+    assert all(o in shown(browser, 'question') for o in ('<img src=x>', '⟨U+202E⟩', '⟨U+001B⟩[31m', '⟨U+0000⟩'))
     assert browser.run('document.title') == 'Review of a run'
     assert browser.run('document.querySelectorAll("article img, article b, article script").length') == 0
     assert browser.problems() == []
@@ -261,6 +274,14 @@ def test_an_interrupted_review_keeps_what_was_decided(run_dir):
     assert (row['verdict'], row['student_verdict'], row['prediction']) == ('accept', 'accept', '<b>No</b>')
 
 
+def test_a_verdict_on_an_earlier_answer_of_the_student_does_not_count(run_dir):
+    item = review_items(run_dir)[0]
+    add_decisions(run_dir, [decision(item, None, student_verdict='accept', prediction='An earlier answer.')])
+    review_in_terminal(run_dir, ask=answer_with('a', 'R', 'q'))
+    (row,) = read_run_review(run_dir)
+    assert (row['verdict'], row['student_verdict'], row['prediction']) == ('accept', 'reject', '<b>No</b>')
+
+
 def test_rows_cannot_control_the_terminal(run_dir, capsys):
     review_in_terminal(run_dir, 'teacher', ask=answer_with('n', 'n', 'n'))
     out = capsys.readouterr().out
@@ -292,14 +313,14 @@ def test_the_command_writes_the_page_merges_and_says_what_to_do(run_dir, tmp_pat
     assert (tmp_path/'my page.html').exists() and 'no decisions yet' in capsys.readouterr().out
     add_decisions(tmp_path, [decision(review_items(run_dir)[0], 'accept')])
     assert main(['review', str(run_dir), '--merge', str(tmp_path/'review.jsonl')]) == 0
-    assert '1 answers checked, 1 accepted' in capsys.readouterr().out and verdicts(run_dir)
+    assert 'Checked answers: 1 (1 accepted' in capsys.readouterr().out and verdicts(run_dir)
     assert main(['review', str(tmp_path/'absent')]) == 2
     assert "run 'llm-distill label" in capsys.readouterr().err
 
 
 def test_a_review_of_another_run_is_refused(run_dir, tmp_path):
     add_decisions(tmp_path, [decision(dict(split='test', question='Other?', answer='No.'), 'reject')])
-    assert 'none of them on an answer of' in error_of(merge_review, run_dir, tmp_path/'review.jsonl')
+    assert 'has no decision on an answer of' in error_of(merge_review, run_dir, tmp_path/'review.jsonl')
     assert not (run_dir/'review.jsonl').exists()
 
 

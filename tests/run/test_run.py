@@ -101,7 +101,11 @@ def test_predictions_stand_next_to_the_expected_answers(finished):
 def test_the_data_set_can_be_loaded_by_others(finished, tmp_path):
     from datasets import load_dataset
     loaded = load_dataset(str(finished.path/'dataset'), cache_dir=tmp_path) # a cache knows a folder by its name
-    assert {k: v.to_list() for k, v in loaded.items()} == {k: read_jsonl(finished.path/f'{k}.jsonl') for k in splits}
+    for split in splits:
+        rows = loaded[split].to_list()
+        chats = [row.pop('messages') for row in rows] # as training libraries read them
+        assert rows == read_jsonl(finished.path/f'{split}.jsonl')
+        assert [[m['content'] for m in chat] for chat in chats] == [[row['question'], row['answer']] for row in rows]
     card = (finished.path/'dataset'/'README.md').read_text()
     assert prompt.instruction in card.replace('\\', '') and 'every tenth row' in card and 'CC0' in card
     figures = {f.stem.removeprefix('data_') for f in (finished.path/'figures').glob('data_*.png')}

@@ -1,8 +1,10 @@
 "The format of a student: chosen, learned, saved, described and asked."
 
+import shutil
+
 import pytest
 
-from families import build_chat
+from families import make_chat
 from llm_distill.core.core import DistillError, read_json, recordings
 from llm_distill.core.prompt import STUDENT_FORMAT
 from llm_distill.core.prompt_files import load_prompt
@@ -20,7 +22,7 @@ settings = dict(n=12, n_test=4, recipe=Recipe(epochs=1), quiet=True)
 @pytest.fixture(scope='module')
 def chat_model(tmp_path_factory):
     "Folder of a base model with a chat template of its own."
-    student = build_chat('qwen2')
+    student = make_chat(tiny_student())
     folder = tmp_path_factory.mktemp('students')/'chat'
     student.save(folder)
     (folder/'distillation.json').unlink() # as a maker publishes it
@@ -49,10 +51,13 @@ def test_a_run_in_chat_format(chat_model, tmp_path):
 
 
 def test_a_base_model_without_a_chat_template_is_refused(tiny, tmp_path):
+    folder = shutil.copytree(tiny, tmp_path/'base')
+    (folder/'chat_template.jinja').unlink()
+    teacher = recorded_teacher()
     with pytest.raises(DistillError, match='no chat template; use the student format text') as e:
-        distill(prompt, recorded_teacher(), run_dir=tmp_path/'run', student=tiny, student_format='chat',
+        distill(prompt, teacher, run_dir=tmp_path/'run', student=str(folder), student_format='chat',
                 **settings)
-    assert len(str(e.value).splitlines()) == 1
+    assert len(str(e.value).splitlines()) == 1 and not teacher.usage # it is noticed before anything is paid for
 
 
 def test_the_default_format_is_no_reason_to_train_again(tiny, tmp_path):

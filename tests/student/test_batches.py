@@ -106,8 +106,10 @@ def test_every_text_survives_the_chat_format_of_smollm2(smollm2):
 
 def recorded_texts():
     rows = [row for file in sorted(recordings.glob('*.jsonl')) for row in read_jsonl(file)[::7]]
-    assert len(rows) > 40
-    return [(row['question'], answer.removesuffix('<END>')) for row in rows for answer in row['answers']]
+    pairs = [(row['question'], answer.removesuffix('<END>')) for row in rows for answer in row['answers']]
+    short = [pair for pair in pairs if len(''.join(pair)) < 240] # the tiny models accept 256 tokens
+    assert len(short) > 60
+    return short
 
 
 def check_ordinary(student):

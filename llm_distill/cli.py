@@ -10,7 +10,7 @@ __all__ = ['commands', 'Command', 'command', 'argument', 'options', 'print_json'
            'recorded_connection', 'run_stage', 'cache', 'show_data', 'review', 'push', 'complete', 'import_log',
            'export', 'judge', 'cost', 'compare', 'main']
 
-# %% ../nbs/cli.ipynb #6a118861
+# %% ../nbs/cli.ipynb #897e748a
 import argparse, errno, json, os, re, shlex, sys, time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from .teacher.cache import cache_clear, cache_export, cache_stats
 from .teacher.pricing import Plan
 from .teacher.teacher import Teacher, recorded_teacher
 from .teacher.vendors import load_env_file
+from .data.checks import list_rules
 from .data.formats import formats
 from .data.logs import import_file
 from .student.models import find_student
@@ -31,6 +32,7 @@ from .run.comparison import compare_runs
 from .run.config import RunConfig, TeacherConfig
 from .run.distill import forecast
 from .run.exchange import describe_import, export_run
+from .run.feasibility import pilot
 from .run.options import CommandOptions, add_options, number_type, pick_options, read_options
 from .run.options import read_recipe, spell_options
 from .run.review import describe_review, merge_review, review_in_terminal, write_review_page
@@ -158,7 +160,7 @@ def _folder_name(student):
     "Return the folder name of a student: the last part of its name."
     return re.sub(r'[^\w.-]', '_', Path(student).name.removesuffix('.gguf')) or 'student'
 
-# %% ../nbs/cli.ipynb #b7c2c5c3
+# %% ../nbs/cli.ipynb #b664dc54
 def default_run_dir(
     args: argparse.Namespace, # of `run`
 ) -> Path:
@@ -174,9 +176,13 @@ def execute_runs(
     teacher_config: TeacherConfig,    # of all runs
     names: list[str],                 # stages to run
     report_to: str = 'none',          # trackers for the losses
+    yes: bool = False,                # do not ask whether to go on after the first answers?
 ) -> list[Run]:
     "Run the stages of each run with one teacher. Raise `DistillError` if a run lacks data that the next ones need."
     teacher = teacher_config.connect()
+    first, config = next(iter(planned.items()))
+    is_new = not (first/'questions.jsonl').exists()
+    if is_new and 'label' in names and teacher_config.teacher != 'none': pilot(config, teacher, yes)
     finished = []
     for path, config in planned.items():
         run = Run(path, config)
@@ -189,7 +195,7 @@ def execute_runs(
                            'rerun the command to ask again')
     return finished
 
-# %% ../nbs/cli.ipynb #f3af64e7
+# %% ../nbs/cli.ipynb #de43377d
 _prompt = argument('prompt', nargs='?', default=argparse.SUPPRESS, metavar='PROMPT.toml',
                            help='the seed prompt; not needed with --config')
 
@@ -215,13 +221,13 @@ def run_stages(args):
     names = stages[:stages.index(command.until) + 1]
     several = len(configs)*command.repeats > 1
     planned = plan_runs(configs, command.repeats, path) if several else {path: configs[0]}
-    runs = execute_runs(planned, teacher_config, names, command.report_to)
+    runs = execute_runs(planned, teacher_config, names, command.report_to, command.yes)
     if command.until != stages[-1]:
         print(f'Stopped after {command.until}. The run is in {path}; rerun without --until to resume.')
     elif several: print_comparison([run.path for run in runs], path)
     else: print_results(runs[0])
 
-# %% ../nbs/cli.ipynb #d1434e9b
+# %% ../nbs/cli.ipynb #797ec33b
 @command('plan', 'estimate requests, tokens and cost of `run` with the same options', _prompt, _run_options, _json)
 def plan(args):
     "Print a cost estimate."
@@ -234,6 +240,11 @@ def plan(args):
     n_runs = len(configs)*command.repeats
     if n_runs > 1: print(f'The data set is shared by all {n_runs} runs.')
     if teacher_config.batch: print('With --batch OpenAI charges half of it; each batch takes up to a day.')
+    rules = list_rules(configs[0].filters, has_check=bool(configs[0].check))
+    print('\nRules for questions and answers (--filters no-NAME turns one off):\n')
+    print(terminal_table(['rule', 'what it does'], rules, (0, 1)))
+    if command.yes: pilot(configs[0], teacher_config.connect(), yes=True)
+    else: print('\nWith --yes the teacher answers the first 20 questions twice, to show the ceiling for a student.')
 
 def _plan_to_json(plans, n_runs):
     "Return a forecast as JSON values."

@@ -185,6 +185,7 @@ def test_end_markers_distinguish_prompts(tmp_path):
 def test_contexts_of_several_lines_and_of_messages_are_kept_as_they_are():
     seed = read_context('Do it.\nQ: a\n  b\nA: c\n  d<END>', 'Q: e\n f', None)
     assert seed == SeedPrompt('Do it.', [('a\n  b', 'c\n  d')], 'e\n f')
-    messages = [dict(role='system', content='Do it.'), dict(role='user', content='a'), dict(role='assistant', content='b\n c')]
+    messages = [dict(role='system', content='Do it.'), dict(role='user', content='a'),
+                dict(role='assistant', content='b\n c')]
     chat = read_context(messages, 'Q: d\n  {{ e }}', None)
     assert chat.messages() == [*messages, dict(role='user', content='Q: d\n  {{ e }}')]

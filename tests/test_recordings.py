@@ -24,7 +24,8 @@ def test_all_recorded_queries_run():
 
 
 @pytest.mark.parametrize('sql', [
-    'DROP TABLE members', "ATTACH 'x' AS y", 'SELECT 1; SELECT 2', "SELECT load_extension('x')", 'PRAGMA user_version = 3', '',
+    'DROP TABLE members', "ATTACH 'x' AS y", 'SELECT 1; SELECT 2', "SELECT load_extension('x')", '',
+    'PRAGMA user_version = 3',
     'WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELECT COUNT(*) FROM c', 'a\0b', 'SELECT nothing'])
 def test_what_does_not_read_is_refused(sql):
     assert bikes.runs('', sql).startswith('SQLite says: ')

@@ -11,7 +11,7 @@ __all__ = ['chat_template']
 import json
 from .prompt import SeedPrompt
 
-# %% ../../nbs/core/01a_chat_template.ipynb #1704e840
+# %% ../../nbs/core/01a_chat_template.ipynb #bf5aa272
 _read_text = ("{%- macro read(message) -%}"
               "{%- if message.content is string -%}{{- message.content -}}"
               "{%- else -%}{%- for part in message.content -%}"
@@ -20,10 +20,10 @@ _read_text = ("{%- macro read(message) -%}"
 _check_turns = ("{%- set before = messages[:-1] -%}"
                 "{%- if messages[-1].role != 'user' -%}{{- raise_exception('the last message must be a question of "
                 "the user') -}}{%- endif -%}"
-                "{%- if before and before | length != known | length and before | length != n_system -%}"
+                "{%- if before and before | length != own_messages | length and before | length != n_system -%}"
                 "{{- raise_exception(problem) -}}{%- endif -%}"
                 "{%- for message in before -%}"
-                "{%- if message.role != known[loop.index0].role or read(message) | trim != known[loop.index0].content"
+                "{%- if message.role != own_messages[loop.index0].role or read(message) | trim != own_messages[loop.index0].content"
                 " -%}{{- raise_exception(problem) -}}{%- endif -%}{%- endfor -%}")
 _render_question = ("{%- set text = read(messages[-1]) -%}"
                     "{%- if '\\n' in text | trim -%}{%- set text = text.rstrip() -%}"
@@ -40,9 +40,9 @@ def chat_template(
     ids = tokenizer('Q').input_ids
     bos = tokenizer.bos_token_id
     starts_with_bos = bos is not None and len(ids) > 1 and ids[0] == bos
-    known = prompt.messages()[:-1] if prompt else []
-    known = [dict(message, content=message['content'].strip()) for message in known]
-    n_system = sum(message['role'] == 'system' for message in known)
+    own_messages = prompt.messages()[:-1] if prompt else []
+    own_messages = [dict(message, content=message['content'].strip()) for message in own_messages]
+    n_system = sum(message['role'] == 'system' for message in own_messages)
     constants = ''.join(f'{{%- set {name} = {json.dumps(value, ensure_ascii=False)} -%}}'
-                        for name, value in dict(known=known, n_system=n_system, problem=_problem).items())
+                        for name, value in dict(own_messages=own_messages, n_system=n_system, problem=_problem).items())
     return _read_text + constants + _check_turns + ('{{- bos_token -}}' if starts_with_bos else '') + _render_question

@@ -80,9 +80,9 @@ def _check_types(prompt):
     if not isinstance(prompt.examples, (list, tuple)):
         raise PromptError(f'the examples of a prompt are a list, got {one_line(repr(prompt.examples), 60)}')
 
-# %% ../../nbs/core/01_prompt.ipynb #32031517
+# %% ../../nbs/core/01_prompt.ipynb #2b01a942
 def _check_form(prompt):
-    "Raise `PromptError` if the texts of a prompt are missing, or cannot be told apart in its form."
+    "Raise `PromptError` if the texts of a prompt are missing, or cannot be distinguished in its form."
     if prompt.form == 'text' and not prompt.instruction: raise PromptError('a prompt in text form has no instruction')
     if not prompt.question: raise PromptError('a prompt has no question; pass the seed question')
     pairs = [*prompt.examples, Example(prompt.question, '-')]
@@ -95,7 +95,7 @@ def _check_form(prompt):
     elif prompt.end: raise PromptError(f'a prompt in chat form has no end marker, got end={prompt.end!r}; drop it')
 
 def _check_text_form(prompt, pairs):
-    "Raise `PromptError` if the texts of a prompt cannot be told apart in text form."
+    "Raise `PromptError` if the texts of a prompt cannot be distinguished in text form."
     if re.search('^Q:', prompt.instruction, re.M): _raise_form('instruction', prompt.instruction, 'a line with `Q:`')
     for pair in pairs:
         problem = find_form_problem(pair.question, pair.answer, prompt.end)
@@ -106,7 +106,7 @@ def _raise_form(name, text, problem):
     raise PromptError(f'the {name} {one_line(text, 60)!r} has {problem}, which the text form of a prompt cannot '
                       'represent; use the chat form')
 
-# %% ../../nbs/core/01_prompt.ipynb #eba63005
+# %% ../../nbs/core/01_prompt.ipynb #b790c43a
 def check_characters(
     text: str, # of a prompt or a row
 ):
@@ -122,7 +122,7 @@ def find_form_problem(
     answer: str = '', # '' if there is none yet
     end: str = '',    # the end marker
 ) -> str | None: # None if there is no problem
-    "Name what cannot be told apart in text form."
+    "Name what cannot be distinguished in text form."
     if re.search('\n[QA]:', question): return 'a line with `Q:` or `A:`'
     if answer.startswith('A:'): return 'an answer that begins with `A:`'
     if end and end in question + '\n' + answer: return f'the end marker {end}'
@@ -219,7 +219,7 @@ def _read_message(message, i):
         raise PromptError(f'{where} has the role {one_line(repr(role), 40)}; expected system, user or assistant')
     return role, message_text(message, where)
 
-# %% ../../nbs/core/01_prompt.ipynb #f8fba093
+# %% ../../nbs/core/01_prompt.ipynb #29be99fc
 def message_text(
     message: dict, # with `content`
     where: str,    # for error messages
@@ -237,6 +237,7 @@ def message_text(
         raise PromptError(f'{where} has a part that is no text, {one_line(repr(part), 60)}; only text can be distilled')
     return ''.join(part['text'] for part in parts)
 
+# %% ../../nbs/core/01_prompt.ipynb #c12a5d1d
 def _check_roles(roles):
     "Raise `PromptError` unless user and assistant messages alternate and the last one is the user's."
     if not roles: raise PromptError('the prompt has only a system message; add a user message, the seed question')

@@ -44,22 +44,26 @@ class Attempt:
         "Return whether to ask again."
         return self.rejection is not None and self.rejection[0] not in ('filtered', 'failed')
 
-# %% ../../nbs/data/25_labeling.ipynb #e1334253
+# %% ../../nbs/data/25_labeling.ipynb #b02278db
 def _ask_until_valid(attempts, ask, take, prompt, max_reasks, desc, reasked):
     "Send all attempts, and the invalid ones again with a correction."
-    for i in range(1 + max_reasks):
-        title = f'{desc}, asked again' if i else desc
-        samples = {a.sample for a in attempts}
-        for sample in sorted(samples):
-            group = [a for a in attempts if a.sample == sample]
-            replies = ask([a.chat for a in group], sample=sample, desc=title)
-            for attempt, reply in zip(group, replies, strict=True):
-                attempt.requests += 1
-                take(attempt, reply)
+    _ask_once(attempts, ask, take, desc)
+    for _ in range(max_reasks):
         attempts = [a for a in attempts if a.can_be_corrected()]
-        if i < max_reasks: reasked.update(a.rejection[0] for a in attempts)
+        reasked.update(a.rejection[0] for a in attempts)
         for a in attempts:
             a.chat = correction_chat(prompt, a.question, a.chat, a.reply, a.rejection[1])
+        _ask_once(attempts, ask, take, f'{desc}, asked again')
+
+def _ask_once(attempts, ask, take, desc):
+    "Send attempts, one sample of all questions after the other."
+    samples = {a.sample for a in attempts}
+    for sample in sorted(samples):
+        group = [a for a in attempts if a.sample == sample]
+        replies = ask([a.chat for a in group], sample=sample, desc=desc)
+        for attempt, reply in zip(group, replies, strict=True):
+            attempt.requests += 1
+            take(attempt, reply)
 
 # %% ../../nbs/data/25_labeling.ipynb #102098ed
 def medoids(

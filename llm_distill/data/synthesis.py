@@ -22,7 +22,7 @@ from .dedup import QuestionPool, cosine_threshold, rouge_threshold
 from .filters import choose_rules, prompt_questions, rules
 from .parsing import parse_questions, parse_variables
 
-# %% ../../nbs/data/23_synthesis.ipynb #c7e5cf37
+# %% ../../nbs/data/23_synthesis.ipynb #6034e828
 def synthesis_prompt(
     prompt: SeedPrompt,      # the kind of question to generate
     first: int,              # running number of the first new question, from 1
@@ -59,9 +59,9 @@ def _messages_request(prompt, first, count, questions):
     return '\n'.join([
         *(instruction if prompt.instruction else ['An assistant is given messages.', '']), *template,
         f'The kind of message that is wanted:\n<message>\n{prompt.question}\n</message>', *existing, '',
-        f'Write the questions {first} to {first + count - 1} of a long and varied list of such messages. Each stands on '
-        'its own, has the same form, language and typical length as the wanted message, line breaks included, and is about '
-        'another subject, place or person. Do not answer them.',
+        f'Write the questions {first} to {first + count - 1} of a long and varied list of such messages. Each '
+        'stands on its own, has the same form, language and typical length as the wanted message, line breaks '
+        'included, and is about another subject, place or person. Do not answer them.',
         f'Reply with a JSON object: {{"questions": [{item}, {item}]}}'])
 
 # %% ../../nbs/data/23_synthesis.ipynb #7113d1c0

@@ -29,7 +29,7 @@ from .inputs import as_check, as_groups, as_metrics, as_pair_rows, as_pairs, as_
 from .inputs import as_judge, as_recipe, as_rows, as_text, as_texts
 from .settings import check_settings, convert_fields, setting
 
-# %% ../../nbs/run/50b_config.ipynb #e42ef73e
+# %% ../../nbs/run/50b_config.ipynb #1e1ac97f
 @dataclass
 class RunConfig:
     "Settings of a run: the prompt to distill, the data, the answers, the student."
@@ -43,9 +43,8 @@ class RunConfig:
     questions: list[str] = setting([], 'your own questions (.txt, .jsonl, .csv); used for the test set first', 'data',
                                    convert=as_questions, metavar='FILE', aliases=['--tasks'])
     pairs: dict = setting({}, 'your own questions and answers (.jsonl, .csv)', 'data', convert=as_pairs, metavar='FILE')
-    groups: dict = setting({}, 'user or conversation of your questions (columns question, group); none is in both '
-                           'training and test set (default: the column group of --pairs)', 'data', convert=as_groups,
-                           added_later=True, metavar='FILE')
+    groups: dict = setting({}, 'user or conversation of each question; none is in both training and test set',
+                           'data', convert=as_groups, added_later=True, metavar='FILE')
     synthesis: bool = setting(True, 'generate no questions; use --questions and --pairs only', 'data',
                               flag='--no-synthesis', action='store_false')
     max_candidates: int = setting(None, 'maximum number of generated questions', 'data', low=1)

@@ -6,9 +6,10 @@ Docs: https://llm-distill.github.io/llm_distill/run/feasibility.html.md"""
 
 # %% auto #0
 __all__ = ['Feasibility', 'label_options', 'answer_twice', 'try_teacher', 'first_questions', 'add_student',
-           'describe_feasibility', 'indent']
+           'describe_feasibility', 'indent', 'pilot']
 
-# %% ../../nbs/run/55e_feasibility.ipynb #16c0bcf2
+# %% ../../nbs/run/55e_feasibility.ipynb #9ffcecc8
+import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -124,7 +125,7 @@ def add_student(
     scores = metric(student.answer([row['question'] for row in result.rows]), references)
     return replace(result, student=bootstrap(scores), n_pairs=len(pairs))
 
-# %% ../../nbs/run/55e_feasibility.ipynb #495fcad2
+# %% ../../nbs/run/55e_feasibility.ipynb #168bddea
 def describe_feasibility(
     result: Feasibility, # of `try_teacher`
     n_shown: int = 5,    # questions to show
@@ -136,8 +137,8 @@ def describe_feasibility(
                   f'second    {indent(row["second"])}', f'agreement {row["agreement"]:.2f}', '']
     mean, low, high = result.agreement
     lines.append(f'The teacher answered {len(result.rows)} of {result.n_questions} questions twice. Agreement with '
-                 f'itself ({metric_title(result.metric)}): {mean:.2f} ({low:.2f} to {high:.2f}). That is the ceiling for '
-                 'a student.')
+                 f'itself ({metric_title(result.metric)}): {mean:.2f} ({low:.2f} to {high:.2f}). '
+                 'That is the ceiling for a student.')
     if result.student:
         mean, low, high = result.student
         lines.append(f'A student of only {result.n_pairs} pairs reaches {mean:.2f} ({low:.2f} to {high:.2f}).')
@@ -148,3 +149,18 @@ def indent(
 ) -> str:
     "Indent all lines but the first under a title of ten columns."
     return text.replace('\n', '\n' + ' '*10)
+
+# %% ../../nbs/run/55e_feasibility.ipynb #899a7ce9
+def pilot(
+    config: RunConfig,  # of the run
+    teacher: Teacher,   # whom to ask
+    yes: bool = False,  # go on without a question?
+):
+    "Report the teacher's self-agreement and ask whether to go on. Raise `DistillError` if the answer is no."
+    asks = sys.stdin.isatty() and not yes
+    result = try_teacher(config, teacher, min(20, config.n_test), min(25, config.n) if asks else 0)
+    print(f'{describe_feasibility(result)}\n', file=sys.stderr, flush=True)
+    if not asks: return
+    reply = input('Go on? [Y/n] ')
+    if reply.strip().lower().startswith('n'):
+        raise DistillError('stopped before the run; the answers so far are in the cache and will not be paid for again')

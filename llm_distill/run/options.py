@@ -19,7 +19,7 @@ from .config import RunConfig, TeacherConfig, read_toml
 from .inputs import as_questions, as_recipe, as_texts
 from .settings import setting, value_error
 
-# %% ../../nbs/run/50c_options.ipynb #f5fc69ae
+# %% ../../nbs/run/50c_options.ipynb #33b6b4bc
 @dataclass
 class CommandOptions:
     "Options of one call of the command."
@@ -34,6 +34,7 @@ class CommandOptions:
     overrides: list = setting([], 'change a field of the recipe, e.g. lr=1e-4', 'training', flag='--set',
                               metavar='FIELD=VALUE', action='append')
     repeats: int = setting(1, 'training seeds per student', 'training', low=1)
+    yes: bool = setting(False, 'do not ask whether to go on after the first answers', 'output', action='store_true')
     report_to: str = setting('none', 'log losses to a tracker, e.g. tensorboard or wandb', 'training',
                              metavar='TRACKER')
     seed_file: str = setting(None, 'more seed questions (.txt, .jsonl, .csv)', 'data', flag='--seed-questions',

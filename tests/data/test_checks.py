@@ -238,7 +238,8 @@ def test_reasons_that_are_sent_stay_as_they_are():
 
 @pytest.mark.parametrize('name', [file.stem for file in sorted(recordings.glob('*.jsonl'))])
 def test_no_recorded_answer_is_rejected(name):
-    file = next(recordings/f'{name}{ending}' for ending in ('.toml', '.json') if (recordings/f'{name}{ending}').exists())
+    files = [recordings/f'{name}{ending}' for ending in ('.toml', '.json')]
+    file = next(filter(Path.exists, files))
     prompt = load_prompt(file)
     rows = [(row['question'], answer) for row in read_jsonl(recordings/f'{name}.jsonl') for answer in row['answers']]
     rejections = {a: validate_reply(prompt, q, ok(a)) for q, a in rows}

@@ -132,11 +132,12 @@ def test_contamination_of_many_questions_is_that_of_each():
 
 
 @pytest.mark.parametrize('questions, copy', [
-    (['Ποιες πόλεις έχουν λιμάνι;', 'Πόσοι κάτοικοι ζουν στην Αθήνα;', 'Πού βρίσκεται το παλιό θέατρο;'], 'ποιες πόλεις έχουν το λιμάνι'),
+    (['Ποιες πόλεις έχουν λιμάνι;', 'Πόσοι κάτοικοι ζουν στην Αθήνα;', 'Πού βρίσκεται το παλιό θέατρο;'],
+     'ποιες πόλεις έχουν το λιμάνι'),
     (['የት ነው ቤተ መጻሕፍት', 'ዛሬ የአየር ሁኔታ እንዴት ነው', 'ስንት ሰዎች ይኖራሉ'], 'የት ነው ቤተ መጻሕፍቱ'),
     (['東京の駅はどこですか', '明日の天気を教えてください', '安いホテルを三つ探して'], '東京の駅はどこですか。'),
     (['👍', '👎', '🎉🎂'], '👍 ')])
-def test_questions_in_any_script_are_told_apart_by_their_characters(questions, copy):
+def test_questions_in_any_script_are_distinguished_by_their_characters(questions, copy):
     pool = QuestionPool(SeedPrompt('Answer.', (), 'Who won the cup?'), filters={})
     assert pool.add([*questions, copy]) == len(questions) and pool.questions == questions
     assert len(pool.by_characters) == len(questions) and len(pool.rejects) == 1

@@ -59,7 +59,8 @@ def test_own_answers_are_the_first_ones():
 
 
 @pytest.mark.parametrize('agreement, rejects, start', [
-    (.9, {}, 'go on'), (.5, {}, 'strengthen the instruction'), (.2, {}, 'too open'), (.9, dict(extra_lines=5), 'strengthen')])
+    (.9, {}, 'go on'), (.5, {}, 'strengthen the instruction'), (.2, {}, 'too open'),
+    (.9, dict(extra_lines=5), 'strengthen')])
 def test_the_verdict_follows_from_agreement_and_invalid_answers(agreement, rejects, start):
     result = Feasibility([], 'step_f1', (agreement, agreement, agreement), 20, Counter(rejects))
     assert result.verdict().startswith(start)

@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 
 from llm_distill.core.core import read_json, read_jsonl, recordings, write_json
+from llm_distill.cli import main as main_module
 from llm_distill.teacher.recording import RecordingApp
+from llm_distill.teacher.teacher import Teacher
 from server import Server
 
 command = str(Path(sys.executable).with_name('llm-distill'))
@@ -53,7 +55,12 @@ def run(*args, **env):
     (['run', prompt, '--no-synthesis', '--ood-prompt', ood_prompt], 'drop --no-synthesis or --ood-prompt'),
     (['run', prompt, '--no-synthesis', '--other', ood_prompt], '--other requires synthesis'),
     (['run', prompt, '--min-agreement', '.5'], '--min-agreement 0.5 requires several samples; pass --samples 2'),
-    (['run', prompt, '--seed-question', ' '], 'a seed question is one line of text'),
+    (['run', prompt, '--seed-question', ' '], 'a seed question is a text'),
+    (['run', prompt, '--teacher', 'groq:a-model'], 'set GROQ_API_KEY'),
+    (['run', prompt, '--env-file', 'gone.env'], "cannot read the env file 'gone.env'"),
+    (['run', prompt, '--filters', 'no-lenght'], "unknown filter 'no-lenght'"),
+    (['run', prompt, '--student-format', 'json'], '--student-format'),
+    (['cache', 'stats', '--model', 'x'], 'drop --model'),
     (['run', prompt, '--ood-prompt', prompt], 'would not be out of distribution'),
     (['run', '--config', 'gone.toml'], 'cannot read gone.toml'),
     (['show', 'nowhere'], 'nowhere is not a run directory'),
@@ -526,3 +533,49 @@ def test_several_processes_report_a_mistake_once(args, message, tmp_path, monkey
     done = torchrun(*args)
     assert done.returncode and message in done.stderr and done.stderr.count('llm-distill: ') == 1
     assert not [f for f in tmp_path.rglob('*') if f.is_file()]
+
+
+# Scripts
+
+def documents(capsys, *args):
+    "Run a command with --json, and return the document on its standard output."
+    assert main_module([*map(str, args), '--json']) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_plan_show_and_compare_print_one_json_document(tmp_path, capsys):
+    plan = documents(capsys, 'plan', prompt, '--teacher', 'recorded', '--n', 100, '--repeats', 2)
+    assert plan['stages']['labeling']['requests'] == 150 and plan['total']['cost'] is None and plan['runs'] == 2
+    shown = documents(capsys, 'show', quickstart, '--n', 2)
+    assert shown['counts']['training set'] == 200 and len(shown['sample']['test set']) == 2
+    compared = documents(capsys, 'compare', quickstart.parent/'students', '--out', tmp_path/'out')
+    assert compared == read_json(tmp_path/'out'/'comparison.json')
+
+
+def test_evaluate_and_cost_print_one_json_document(tiny, tmp_path, capsys):
+    path = tmp_path/'run'
+    done = run('run', prompt, '--teacher', 'recorded', '--student', tiny, '--n', 12, '--n-test', 3, '--epochs', 1,
+               '--run-dir', path)
+    assert done.returncode == 0, done.stderr
+    evaluated = documents(capsys, 'evaluate', path, '--metric', 'rouge_l')
+    assert evaluated['run'] == str(path) and evaluated['scores'][0]['main'] == 'rouge_l'
+    assert documents(capsys, 'cost', path, '--n', 2)['systems'].keys() >= {'distilled'}
+
+
+def test_a_key_comes_from_a_file_if_it_is_asked_for(tmp_path):
+    with Server(key='from-file') as server:
+        (tmp_path/'.env').write_text('OPENAI_API_KEY="from-file"\n')
+        args = ('run', prompt, '--base-url', server.url, '--teacher', 'big', '--until', 'synthesize', '--n', 5,
+                '--n-test', 2, '--cache', tmp_path/'c.sqlite', '--run-dir', tmp_path/'run')
+        env = {k: v for k, v in os.environ.items() if k != 'OPENAI_API_KEY'}
+        def go(*more): return subprocess.run([command, *map(str, [*args, *more])], capture_output=True, text=True, env=env)
+        assert '401' in go().stderr
+        assert '401' not in go('--env-file', tmp_path/'.env').stderr
+    assert not any(b'from-file' in f.read_bytes() for f in (tmp_path/'run').rglob('*') if f.is_file())
+
+
+def test_a_part_of_a_cache_is_exported(tmp_path):
+    teacher = Teacher('recorded', cache=tmp_path/'c.sqlite', progress=False)
+    teacher.ask(['Why?'], stage='labeling')
+    done = run('cache', 'export', tmp_path/'out.jsonl', '--cache', tmp_path/'c.sqlite', '--stage', 'synthesis')
+    assert done.stdout.startswith('0 replies written')

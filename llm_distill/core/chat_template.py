@@ -11,7 +11,7 @@ __all__ = ['chat_template']
 import json
 from .prompt import SeedPrompt
 
-# %% ../../nbs/core/01a_chat_template.ipynb #bf5aa272
+# %% ../../nbs/core/01a_chat_template.ipynb #a5358efc
 _read_text = ("{%- macro read(message) -%}"
               "{%- if message.content is string -%}{{- message.content -}}"
               "{%- else -%}{%- for part in message.content -%}"
@@ -20,11 +20,12 @@ _read_text = ("{%- macro read(message) -%}"
 _check_turns = ("{%- set before = messages[:-1] -%}"
                 "{%- if messages[-1].role != 'user' -%}{{- raise_exception('the last message must be a question of "
                 "the user') -}}{%- endif -%}"
-                "{%- if before and before | length != own_messages | length and before | length != n_system -%}"
+                "{%- set n = before | length -%}"
+                "{%- if n not in (0, n_system, own_messages | length) -%}"
                 "{{- raise_exception(problem) -}}{%- endif -%}"
                 "{%- for message in before -%}"
-                "{%- if message.role != own_messages[loop.index0].role or read(message) | trim != own_messages[loop.index0].content"
-                " -%}{{- raise_exception(problem) -}}{%- endif -%}{%- endfor -%}")
+                "{%- set own = own_messages[loop.index0] -%}"
+                "{%- if message.role != own.role or read(message) | trim != own.content -%}{{- raise_exception(problem) -}}{%- endif -%}{%- endfor -%}")
 _render_question = ("{%- set text = read(messages[-1]) -%}"
                     "{%- if '\\n' in text | trim -%}{%- set text = text.rstrip() -%}"
                     "{%- else -%}{%- set text = text | trim -%}{%- endif -%}"

@@ -72,7 +72,7 @@ class CharacterIndex(RougeIndex):
         "Return the words of a question."
         return normalize(question)
 
-# %% ../../nbs/data/22_dedup.ipynb #e3eb13ce
+# %% ../../nbs/data/22_dedup.ipynb #acd30c36
 cosine_threshold = 0.85 # cosine of the embeddings from which two questions are near duplicates
 
 def own_similarity(prompt: SeedPrompt) -> tuple[float, float]: # ROUGE-L and cosine; 0 if it has only one question
@@ -81,8 +81,8 @@ def own_similarity(prompt: SeedPrompt) -> tuple[float, float]: # ROUGE-L and cos
     questions = map(prompt.subject, reversed(prompt_questions(prompt)))
     own = {normalize(q): q for q in questions} # the first of equal ones
     rouges = [Indel.normalized_similarity(a.split(), b.split()) for a, b in combinations(own, 2)]
-    known = list(filter(is_familiar, own.values()))
-    cosines = [float(a @ b) for a, b in combinations(embed(known), 2)]
+    familiar = list(filter(is_familiar, own.values()))
+    cosines = [float(a @ b) for a, b in combinations(embed(familiar), 2)]
     return max([0., *rouges]), max([0., *cosines])
 
 # %% ../../nbs/data/22_dedup.ipynb #26952e3d

@@ -1,8 +1,7 @@
-"""A SQLite database of bike rentals, and what a query on it is worth
-
-`--check llm_distill/recordings/bikes.py:runs` and `--metric llm_distill/recordings/bikes.py:same_rows` belong to the
-recording `sql.jsonl`. The database is made from a fixed random seed, can only be read, and stops a query that takes
-too long."""
+"A SQLite database of bike rentals, and what a query on it is worth"
+# `--check llm_distill/recordings/bikes.py:runs` and `--metric llm_distill/recordings/bikes.py:same_rows` belong to the
+# recording `sql.jsonl`. The database is made from a fixed random seed, can only be read, and stops a query that takes
+# too long.
 import random, sqlite3
 from functools import lru_cache
 

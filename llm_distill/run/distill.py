@@ -26,7 +26,7 @@ from .config import NoTeacher, RunConfig, TeacherConfig
 from .inputs import as_recipe
 from .notebook import Run
 
-# %% ../../nbs/run/56_distill.ipynb #f6650dca
+# %% ../../nbs/run/56_distill.ipynb #5a0041a2
 def keyword_settings() -> dict: # name -> class that has the setting, the setting
     "Return the settings that `distill` takes as keywords."
     settings = {}
@@ -35,11 +35,12 @@ def keyword_settings() -> dict: # name -> class that has the setting, the settin
     for name in ('prompt', 'ood_prompt', 'teacher'): del settings[name] # parameters of their own
     return settings
 
-def _find_name(name, names):
-    "Return the name of a setting. Raise `DistillError` with the nearest ones if there is none."
-    if name in names: return name
-    if f'{name}s' in names: return f'{name}s'
-    similar = difflib.get_close_matches(name, names) or ['one of help(distill)']
+def _find_name(name, settings):
+    "Return the name of a setting, also of a list in the singular. Raise `DistillError` with the nearest ones."
+    if name in settings: return name
+    plural = f'{name}s'
+    if plural in settings and settings[plural][1].type in (list, list[str]): return plural
+    similar = difflib.get_close_matches(name, settings) or ['one of help(distill)']
     raise DistillError(f'distill has no setting {name!r}; expected {" or ".join(similar)}')
 
 def sort_keywords(
@@ -48,8 +49,8 @@ def sort_keywords(
     "Sort settings by the class they belong to. Raise `DistillError` if one does not exist."
     settings = keyword_settings()
     by_class = {RunConfig: {}, TeacherConfig: {}, Recipe: {}}
-    for given_name, value in keywords.items():
-        name = _find_name(given_name, settings)
+    for keyword, value in keywords.items():
+        name = _find_name(keyword, settings)
         by_class[settings[name][0]][name] = value
     return by_class
 
@@ -88,7 +89,7 @@ def connect_teacher(
                            'pass the teacher as a text')
     return teacher, None
 
-# %% ../../nbs/run/56_distill.ipynb #c463f172
+# %% ../../nbs/run/56_distill.ipynb #ceefe995
 def document_settings(function):
     "Add the settings to the signature of a function and, with its own parameters, to its docstring."
     signature = inspect.signature(function)
@@ -112,7 +113,7 @@ def _describe_setting(about):
     return f'False: {text}' if cli.get('action') == 'store_false' else text
 
 def _default_of(about):
-    "Return the default of a setting; an empty list or dict is made anew by its class."
+    "Return the default of a setting; an empty list or dict is a new one of its class."
     return about.default if about.default_factory is MISSING else about.default_factory()
 
 def _shown_default(text, default):

@@ -143,7 +143,7 @@ def read_options(
     teacher = TeacherConfig(**connection | pick_options(args, TeacherConfig))
     return configs, teacher, command
 
-# %% ../../nbs/run/50c_options.ipynb #8c35286f
+# %% ../../nbs/run/50c_options.ipynb #1e6be62f
 _kinds = RunConfig, TeacherConfig, CommandOptions
 _settings = {about.name: about for kind in _kinds for about in fields(kind)}
 _quoted = r"(?<!\w)'[^']*'|`[^`]*`" # a user's text, or a key of a file
@@ -151,7 +151,7 @@ _foreign = r'(?:answered \d{3}|\b\w*(?:Error|Exception|Exit|Warning)): .*' # the
 _names = '|'.join(name for name in _settings if '_' in name) # cannot be taken for a word
 _assigned = '|'.join(name for name in _settings if len(name) > 1) # `n=3` may be about anything
 _mentions = re.compile(rf'{_quoted}|{_foreign}|(?<![\w./:-])(?:(?P<assigned>{_assigned})=(?P<value>\S+)|(?P<name>{_names})'
-                       r'(?![\w/:(]))')
+                       r'(?![\w/:(]|\.\w))')
 
 def spell_options(
     message: str,           # of an error, with names such as `min_agreement` or `samples=2`

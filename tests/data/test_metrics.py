@@ -6,7 +6,8 @@ from llm_distill.core.core import DistillError, read_jsonl, recordings
 from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data import metrics
 from llm_distill.data.embedding import embed
-from llm_distill.data.metrics import choose_metrics, custom_metric, detect_format, metric_title, metrics_for
+from llm_distill.data.metrics import (
+    choose_metrics, compute_metric, custom_metric, detect_format, metric_title, metrics_for, takes_question)
 
 prompt = load_prompt(recordings/'apartments.toml')
 
@@ -150,3 +151,28 @@ def test_a_metric_that_fails_is_an_error_of_one_line(score):
     metric = custom_metric(score)
     with pytest.raises(DistillError, match='the metric .* failed on the answer') as e: metric(['a\nb'], ['c'])
     assert len(str(e.value).splitlines()) == 1
+
+
+# Metrics that take the question
+
+def by_question(question, predicted, expected): return float(predicted == question + expected)
+
+
+def test_a_metric_of_three_arguments_gets_the_question():
+    name, metric = next(iter(choose_metrics([by_question, 'rouge_l']).items()))
+    assert name == 'by_question'
+    assert list(compute_metric(metric, ['a', 'b'], ['ax', 'ax'], ['x', 'x'])) == [1, 0]
+    with pytest.raises(DistillError, match='takes the question'): metric(['a'], ['b'])
+    with pytest.raises(ValueError): compute_metric(metric, ['a'], ['ax', 'ax'], ['x', 'x'])
+
+
+def test_the_number_of_required_arguments_decides():
+    assert takes_question(by_question) and not takes_question(lambda p, e, weight=2: 1)
+    assert not takes_question(lambda *texts: 1) and not takes_question(max)
+    def fails(question, predicted, expected): return 1/0
+    with pytest.raises(DistillError, match="the metric fails failed on the answer 'ax'"):
+        compute_metric(custom_metric(fails), ['q'], ['ax'], ['x'])
+
+
+def test_a_metric_without_a_name_has_one_in_tables():
+    assert next(iter(choose_metrics(lambda predicted, expected: 1.))) == 'custom_metric'

@@ -10,7 +10,8 @@ from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data import embedding
 from llm_distill.data.embedding import cached_encoder, embed
 from llm_distill.data.matching import split_steps, step_f1
-from llm_distill.data.metrics import custom_metric, rouge_l
+from llm_distill.data.metrics import choose_metrics, custom_metric, rouge_l
+from llm_distill.evaluate.baselines import constant
 from llm_distill.evaluate.evaluation import (
     count_failures, item_scores, matched_parts, read_predictions, score_run, score_system, split_answer,
     unmatched_parts)
@@ -336,3 +337,19 @@ def test_matched_and_unmatched_parts():
     assert unmatched_parts(row, 'json') == dict(missing=['a: 1'], extra=['c: 3'])
     row = dict(expected='Oslo', prediction='Oslo', pairs=[])
     assert unmatched_parts(row, 'text') == dict(missing=[], extra=[])
+
+
+def test_a_metric_may_depend_on_the_question(tmp_path):
+    def by_question(question, predicted, expected): return float(predicted == f'{question} {expected}')
+    rows = [dict(question=f'q{i}', expected='x', prediction='q1 x') for i in range(4)]
+    write_jsonl(tmp_path/'predictions'/'distilled_test.jsonl', rows)
+    scores = score_run(tmp_path, metrics=by_question)
+    assert scores[0]['main'] == 'by_question' and scores[0]['by_question']['mean'] == .25
+    assert [row['by_question'] for row in read_jsonl(tmp_path/'item_scores.jsonl')] == [0, 1, 0, 0]
+
+
+def test_the_best_constant_is_found_by_a_metric_of_the_question():
+    def by_question(question, predicted, expected): return float(predicted == expected and question != 'q0')
+    metric = next(iter(choose_metrics(by_question).values()))
+    train = [dict(question=f'q{i}', answer=answer) for i, answer in enumerate('aaabb')]
+    assert constant(['q'], train[:1] + train[3:], metric) == ['b']

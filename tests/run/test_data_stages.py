@@ -1,13 +1,15 @@
 "Questions and labeled pairs of a run: gaps that are filled, answers that are rejected, rows of the user."
-import json, shutil
+import json, re, shutil
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from llm_distill.core.core import DistillError, read_json, read_jsonl, recordings
 from llm_distill.core.prompt_files import load_prompt
 from llm_distill.data.metrics import metric_title
+from llm_distill.run.config import RunConfig
 from llm_distill.run.data_stages import project_questions
 from llm_distill.run.distill import distill
 from llm_distill.run.run import Run
@@ -174,3 +176,63 @@ def test_the_map_shows_every_question_once():
     assert [p['question'] for p in points] == [r['question'] for r in rows]
     assert Counter(p['split'] for p in points) == dict(train=9, test=3)
     assert abs(sum(p['x'] for p in points)) < .01 and abs(sum(p['y'] for p in points)) < .01
+
+
+# Hashes
+
+def hashes_of(run):
+    "Hashes of the first two stages as they would be recorded now."
+    hashes = {}
+    run.step = lambda name, depends, reads, writes, work: hashes.update({name: run.hash_inputs(depends, reads)})
+    run.synthesize()
+    run.label()
+    return hashes
+
+
+def test_a_run_of_before_the_new_settings_has_nothing_to_do(tmp_path):
+    "The hashes are those that the code computed for this run before the settings were added."
+    shutil.copytree(Path(__file__).parents[2]/'nbs'/'runs'/'quickstart', tmp_path/'elsewhere')
+    run = Run(tmp_path/'elsewhere', quiet=True)
+    assert 'max_tokens' not in run.record['config']
+    hashes = hashes_of(run)
+    assert hashes == dict(synthesize='5c2298249e613e3c', label='29326abdb0f590fb')
+    run = Run(tmp_path/'elsewhere', quiet=True)
+    for name, digest in hashes.items(): run.record['stages'][name]['inputs'] = digest
+    run.save()
+    before = {f.name: f.stat().st_mtime_ns for f in run.path.glob('*.jsonl')}
+    run.run(None, ['synthesize', 'label'])
+    assert {f.name: f.stat().st_mtime_ns for f in run.path.glob('*.jsonl')} == before
+
+
+@pytest.mark.parametrize('settings, stages', [
+    (dict(max_tokens=99), ['label']), (dict(temperature=.5), ['label']), (dict(filters=['no-length']), ['synthesize', 'label']),
+    (dict(encoder='other'), ['synthesize', 'label']), (dict(student_format='chat'), [])])
+def test_a_new_setting_repeats_the_stages_it_changes(tmp_path, settings, stages):
+    shutil.copytree(Path(__file__).parents[2]/'nbs'/'runs'/'quickstart', tmp_path/'elsewhere')
+    run = Run(tmp_path/'elsewhere', quiet=True)
+    before, changed = hashes_of(run), Run(run.path, replace(run.config, **settings), quiet=True)
+    after = hashes_of(changed)
+    assert [name for name in before if before[name] != after[name]] == stages
+
+
+def test_settings_of_the_labels_reach_the_teacher(tmp_path):
+    class Spy:
+        usage, model = {}, 'recorded'
+        def __init__(self): self.calls, self.teacher = [], recorded_teacher()
+        def ask(self, prompts, **kwargs):
+            self.calls.append(kwargs)
+            return self.teacher.ask(prompts, **kwargs)
+        def describe(self): return self.teacher.describe()
+    run = Run(tmp_path/'run', RunConfig(recordings/'apartments.toml', n=8, n_test=3, max_tokens=77, temperature=.3), quiet=True)
+    run.run(recorded_teacher(), ['synthesize'])
+    run.teacher = spy = Spy()
+    run.label()
+    assert {(call['max_tokens'], call['temperature']) for call in spy.calls} == {(77, .3)}
+
+
+def test_the_log_says_when_label_generates_more_questions(tmp_path, capsys):
+    config = RunConfig(recordings/'apartments.toml', n=24, n_test=6, check='regex:(?!.*check).*', max_reasks=0)
+    Run(tmp_path/'run', config).run(recorded_teacher(), ['synthesize', 'label'])
+    log = capsys.readouterr().err
+    assert re.search(r'label: \d+ pairs are missing; generating more questions', log)
+    assert re.search(r'label: \d+ more questions, \d+ rejected so far', log)

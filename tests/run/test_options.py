@@ -130,3 +130,23 @@ def test_messages_name_options(message, expected): assert spell_options(message)
 
 def test_messages_name_the_alias_that_the_caller_used():
     assert spell_options('ood_prompt, n_test', ['run', '--other=x.toml']) == '--other, --n-test'
+
+
+def test_judge_does_not_take_the_prompt_that_follows_it(parser, tmp_path):
+    template = tmp_path/'judge.txt'
+    template.write_text('{question} {answer}')
+    def config(*words): return read_options(parser.parse_args([str(word) for word in words]))[0][0]
+    assert config('--judge', prompt_file) == RunConfig(prompt_file, judge=True)
+    assert config('--judge', template, prompt_file) == config(prompt_file, '--judge', template)
+    assert config(prompt_file, '--judge', template).judge == '{question} {answer}'
+
+
+@pytest.mark.parametrize('text', [
+    'http://a/v1 answered 400: n=3 and samples=2 are not known', 'the check f failed: ValueError: n_test=3', 'n=3',
+    "the model says 'samples=2'", 'judge.txt, line 3: max_tokens.py:f'])
+def test_the_words_of_others_stay_as_they_are(text): assert spell_options(text) == text
+
+
+def test_our_own_words_become_options():
+    assert spell_options('pass samples=2 or more') == 'pass --samples 2 or more'
+    assert spell_options('max_tokens must be at least 1') == '--max-tokens must be at least 1'

@@ -1,11 +1,11 @@
 "What the terminal shows of a run: a sample, the rejects, and no control characters of a model."
-import re
+import json, re
 
 import pytest
 from rich.cells import cell_len
 
 from llm_distill.core.core import DistillError, read_jsonl, write_json, write_jsonl
-from llm_distill.run.show import show
+from llm_distill.run.show import describe_data, format_rows, show
 from run_files import labeled_run, read, write_record
 
 attack = 'a\n\x1b[31mred\x07 | \\| [x](javascript:1) <img src=x> `b` *c* $d$ \u202e # | \r end'
@@ -24,8 +24,9 @@ def test_show_after_each_stage(run_dir):
     assert facts == 'Teacher big, student small; pairs: training set 5, test set 2, out-of-distribution test set 1'
     assert sample == '3 of 5 pairs of the training set, drawn at random'
     pairs = {(r['question'], r['answer']) for r in read_jsonl(run_dir/'train.jsonl')}
-    body = [tuple(c.strip() for c in line.strip('|').split('|')) for line in whole.split('\n\n')[2].splitlines()[2:]]
-    assert len(body) == 3 and set(body) <= pairs
+    blocks = [block.splitlines() for block in whole.split('\n\n')[2:5]]
+    assert [block[0] for block in blocks] == ['1. question', '2. question', '3. question']
+    assert all(block[2].endswith('. answer') and (block[1].strip(), block[3].strip()) in pairs for block in blocks)
     assert re.search(r'\| synthesis \| near duplicate words +\| +3 \| near_duplicate_words 0 ', whole)
     assert re.search(r'\| labeling +\| format +\| +2 \| bad reply ', whole)
     assert re.search(r'no questions +\| +1 \| because of 0', whole) and '8 rejected' in whole
@@ -104,11 +105,28 @@ def test_show_is_safe_and_fits_the_terminal(run_dir, width, monkeypatch):
     text = show(run_dir, width=width)
     assert plain.fullmatch(text) and '\\x1b[31m' in text
     tables = [line for line in text.split('\n') if line.startswith('|')]
-    assert len(tables) == 4 + 4 + 5 and all(
-        cell_len(line) <= max(width, 4 * 8 + 13) for line in [*tables, *text.split('\n')[-2:]]
+    sample = [line for line in text.split('\n') if line.startswith('    ')]
+    assert len(tables) == 4 + 5 and len(sample) > 4 and all(
+        cell_len(line) <= max(width, 4 * 8 + 13) for line in [*tables, *sample, *text.split('\n')[-2:]]
     )
     monkeypatch.setenv('COLUMNS', str(width))
     assert show(run_dir) == text
+
+
+def test_whole_texts_are_shown_with_their_line_breaks():
+    answer = 'SELECT name\n  FROM members\n\n WHERE joined > 2020' + ' AND plan = "plus"'*20
+    text = format_rows([dict(question='Who joined?', answer=answer)], 60)
+    assert text.startswith('1. question\n    Who joined?\n1. answer\n    SELECT name\n      FROM members\n\n     WHERE')
+    assert all(cell_len(line) <= 60 for line in text.splitlines())
+    assert ' '.join(text.split('answer\n')[1].split()) == ' '.join(answer.split())
+
+
+def test_the_data_can_be_read_by_a_program(run_dir):
+    data = describe_data(run_dir, n=2)
+    assert data['counts'] == {'training set': 5, 'test set': 2, 'out-of-distribution test set': 1}
+    assert [len(rows) for rows in data['sample'].values()] == [2, 2, 1]
+    assert data['rejects']['synthesis']['near duplicate words'] == 3
+    assert json.loads(json.dumps(data)) == data
 
 
 @pytest.mark.parametrize('record, why', [

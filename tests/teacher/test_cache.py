@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llm_distill.core.core import DistillError, TeacherError
+from llm_distill.core.core import DistillError, TeacherError, read_jsonl
 from llm_distill.teacher.cache import ReplyCache, VectorStore, cache_clear, cache_export, cache_stats, request_key
 from llm_distill.teacher.endpoint import Reply, Usage
 from llm_distill.teacher.teacher import Teacher
@@ -238,3 +238,15 @@ def test_a_vector_file_of_the_older_version_is_read(tmp_path):
         db.execute('create table vectors (key blob unique, vector blob)')
         db.execute('insert into vectors values (?, ?)', [key, np.ones(2, dtype='float32').tobytes()])
     assert VectorStore(tmp_path/'v.sqlite', 'enc').get(['a'])['a'].tolist() == [1, 1]
+
+
+def test_a_part_of_a_cache_can_be_exported(tmp_path):
+    cache = ReplyCache(tmp_path/'c.sqlite')
+    for i, (model, stage, kind) in enumerate((('a', 'labeling', 'ok'), ('b', 'labeling', 'ok'), ('a', 'synthesis', 'ok'),
+                                              ('a', 'labeling', 'truncated'))):
+        reply = Reply('x' if kind == 'ok' else None, kind, '', f'k{i}', Usage(requests=1))
+        cache.put(reply, 'x', stage, 0, dict(model=model, messages=[]))
+    def export(**chosen): return cache_export(tmp_path/'c.sqlite', tmp_path/'out.jsonl', **chosen)
+    assert (export(), export(model='a'), export(model='a', stage='labeling', kind='ok'), export(kind='empty')) == (4, 3, 1, 0)
+    export(stage='synthesis')
+    assert [row['stage'] for row in read_jsonl(tmp_path/'out.jsonl')] == ['synthesis']

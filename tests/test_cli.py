@@ -321,7 +321,7 @@ def test_a_configuration_without_a_directory_resumes_its_run(tiny, tmp_path):
 def test_a_mistake_in_a_configuration_is_one_line(tmp_path):
     for text, message in (('n = ', 'not valid TOML'), ('n_tests = 5', 'unknown setting `n_tests`; expected `n_test`'),
                           ('n_test = 0', '`n_test` must be at least 1, got 0'), ('n = 5', 'no seed prompt'),
-                          ('prompt = {instruction = "Sort."}', 'a seed prompt has the texts')):
+                          ('prompt = {instruction = "Sort."}', 'a prompt has no question')):
         (tmp_path/'run.toml').write_text(text)
         done = run('run', '--config', tmp_path/'run.toml', '--teacher', 'recorded')
         assert done.returncode == 2 and message in done.stderr and done.stderr.count('\n') == 1, done.stderr
@@ -568,7 +568,8 @@ def test_a_key_comes_from_a_file_if_it_is_asked_for(tmp_path):
         args = ('run', prompt, '--base-url', server.url, '--teacher', 'big', '--until', 'synthesize', '--n', 5,
                 '--n-test', 2, '--cache', tmp_path/'c.sqlite', '--run-dir', tmp_path/'run')
         env = {k: v for k, v in os.environ.items() if k != 'OPENAI_API_KEY'}
-        def go(*more): return subprocess.run([command, *map(str, [*args, *more])], capture_output=True, text=True, env=env)
+        def go(*more):
+            return subprocess.run([command, *map(str, [*args, *more])], capture_output=True, text=True, env=env)
         assert '401' in go().stderr
         assert '401' not in go('--env-file', tmp_path/'.env').stderr
     assert not any(b'from-file' in f.read_bytes() for f in (tmp_path/'run').rglob('*') if f.is_file())
@@ -576,6 +577,7 @@ def test_a_key_comes_from_a_file_if_it_is_asked_for(tmp_path):
 
 def test_a_part_of_a_cache_is_exported(tmp_path):
     teacher = Teacher('recorded', cache=tmp_path/'c.sqlite', progress=False)
-    teacher.ask(['Why?'], stage='labeling')
+    question = read_jsonl(recordings/'apartments.jsonl')[0]['question']
+    teacher.ask([f'Q: {question}\nA:'], stage='labeling')
     done = run('cache', 'export', tmp_path/'out.jsonl', '--cache', tmp_path/'c.sqlite', '--stage', 'synthesis')
     assert done.stdout.startswith('0 replies written')

@@ -12,8 +12,9 @@ last = [repo/'nbs'/f'{o}.ipynb' for o in ('client', 'cli')]
 numbered = [*sorted((repo/'nbs').glob('*/[0-9][0-9]*_*.ipynb'), key=lambda p: p.name), *last]
 prose = [p for o in ('tutorials', 'explanations') for p in sorted((repo/'nbs'/o).glob('*.ipynb'))]
 others = [repo/'nbs'/'index.ipynb', *prose]
-package = sorted(p for p in (repo/'llm_distill').rglob('*.py') if not p.stem.startswith('_'))
-modules = ['.'.join(p.relative_to(repo/'llm_distill').with_suffix('').parts) for p in package if p.parent.name != 'recordings']
+files = (repo/'llm_distill').rglob('*.py')
+package = sorted(p for p in files if not p.stem.startswith('_') and p.parent.name != 'recordings')
+modules = ['.'.join(p.relative_to(repo/'llm_distill').with_suffix('').parts) for p in package]
 ini = configparser.ConfigParser(delimiters=['='])
 ini.read(repo/'settings.ini', encoding='utf-8')
 settings = ini['DEFAULT']

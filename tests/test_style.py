@@ -6,7 +6,8 @@ import pytest
 
 repo = Path(__file__).resolve().parents[1]
 generated = '_modidx.py', '__init__.py', '__main__.py'
-modules = sorted(p for p in (repo/'llm_distill').rglob('*.py') if p.name not in generated)
+files = (repo/'llm_distill').rglob('*.py')
+modules = sorted(p for p in files if p.name not in generated and p.parent.name != 'recordings')
 notebooks = sorted(p for p in (repo/'nbs').rglob('*.ipynb') if '.ipynb_checkpoints' not in p.parts)
 exporting = [p for p in notebooks if re.match(r'\d\d[a-z]?_', p.name) or p.stem in ('client', 'cli')]
 documents = [repo/o for o in ('README.md', 'CONTRIBUTING.md', 'CHANGELOG.md')]

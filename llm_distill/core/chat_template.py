@@ -11,7 +11,7 @@ __all__ = ['chat_template']
 import json
 from .prompt import SeedPrompt
 
-# %% ../../nbs/core/01a_chat_template.ipynb #a5358efc
+# %% ../../nbs/core/01a_chat_template.ipynb #83135302
 _read_text = ("{%- macro read(message) -%}"
               "{%- if message.content is string -%}{{- message.content -}}"
               "{%- else -%}{%- for part in message.content -%}"
@@ -25,7 +25,8 @@ _check_turns = ("{%- set before = messages[:-1] -%}"
                 "{{- raise_exception(problem) -}}{%- endif -%}"
                 "{%- for message in before -%}"
                 "{%- set own = own_messages[loop.index0] -%}"
-                "{%- if message.role != own.role or read(message) | trim != own.content -%}{{- raise_exception(problem) -}}{%- endif -%}{%- endfor -%}")
+                "{%- if message.role != own.role or read(message) | trim != own.content -%}"
+                "{{- raise_exception(problem) -}}{%- endif -%}{%- endfor -%}")
 _render_question = ("{%- set text = read(messages[-1]) -%}"
                     "{%- if '\\n' in text | trim -%}{%- set text = text.rstrip() -%}"
                     "{%- else -%}{%- set text = text | trim -%}{%- endif -%}"

@@ -44,9 +44,9 @@ def _is_constant(value):
     try: return ast.literal_eval(repr(value)) == value
     except (ValueError, SyntaxError, RecursionError, MemoryError): return False
 
-# %% ../../nbs/core/04_functions.ipynb #67338508
+# %% ../../nbs/core/04_functions.ipynb #13dc1a9e
 def _define(name, function, lines):
-    "Add a function to `lines`, a dict of name -> source, after what it uses. Raise `ValueError` if it cannot be stored."
+    "Add a function to `lines` (name -> source), after what it uses. Raise `ValueError` if it cannot be stored."
     source = _read_source(function)
     if function.__name__ != name: raise ValueError(f'{name} is another name of {function.__name__}')
     lines[name] = '' # from here on it may refer to itself

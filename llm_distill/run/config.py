@@ -86,7 +86,7 @@ class RunConfig:
         self.pairs = as_pairs(pair_rows)
         convert_fields(self)
 
-# %% ../../nbs/run/50b_config.ipynb #d7176c56
+# %% ../../nbs/run/50b_config.ipynb #18d80f9a
 @patch
 def answer_judge(self: RunConfig,
     teacher: Teacher, # who judges
@@ -115,8 +115,9 @@ def validate(self: RunConfig):
 def _check_functions(config):
     "Raise `DistillError` if a text stands for a function of an earlier call."
     for name in filter(is_call_text, [config.check, *config.metrics]):
-        raise DistillError(f'the function {name.removeprefix("call:").split("@")[0]} was passed from Python and could not '
-                           'be stored; pass it again from Python')
+        function = name.removeprefix('call:').split('@')[0]
+        raise DistillError(f'the function {function} was passed from Python and could not be stored; pass it again from '
+                           'Python')
 
 # %% ../../nbs/run/50b_config.ipynb #15e66418
 def _check_choices(config):
@@ -300,7 +301,7 @@ def _absolute_recording(model):
     is_file = prefix == 'recorded' and path
     return f'recorded:{Path(path).absolute()}' if is_file else model
 
-# %% ../../nbs/run/50b_config.ipynb #9c5a9eaf
+# %% ../../nbs/run/50b_config.ipynb #d711b3a7
 def read_toml(
     path: str | Path, # a `run.toml`
 ) -> tuple[dict, dict]: # settings of `RunConfig`, settings of `TeacherConfig`
@@ -324,4 +325,4 @@ def _find_function(text, folder):
     exists = isinstance(found_text, str) and Path(found_text.rpartition(':')[0]).is_file()
     return found_text if exists else text
 
-_text_lists = [about.name for about in fields(RunConfig) if about.type in (list, list[str])] # one text may stand for a list
+_text_lists = [about.name for about in fields(RunConfig) if about.type in (list, list[str])] # one text is a list of one

@@ -22,7 +22,7 @@ from ..data.splits import group_of, order_rows
 from ..student.recipe import Recipe, make_recipe
 from .settings import check_settings
 
-# %% ../../nbs/run/50a_inputs.ipynb #33085e97
+# %% ../../nbs/run/50a_inputs.ipynb #d3f520fb
 def as_prompt(
     value, # a `SeedPrompt`, its fields, the path of a file, chat messages, a chat request as a dict, or None
 ) -> SeedPrompt | None:
@@ -33,7 +33,8 @@ def as_prompt(
         case {'messages': messages}: return SeedPrompt.from_messages(messages, value.get('variables'))
         case dict(): return SeedPrompt.from_dict(value)
         case list(): return SeedPrompt.from_messages(value)
-    raise DistillError(f'a seed prompt is a SeedPrompt, a path or a list of chat messages, got {one_line(repr(value), 60)}')
+    raise DistillError('a seed prompt is a SeedPrompt, a path or a list of chat messages, got '
+                       f'{one_line(repr(value), 60)}')
 
 # %% ../../nbs/run/50a_inputs.ipynb #6b3a4ec8
 def as_recipe(
@@ -171,9 +172,9 @@ def _check_pair(question, answer):
 
 def _quote(text): return repr(one_line(text, 60))
 
-# %% ../../nbs/run/50a_inputs.ipynb #598d110d
+# %% ../../nbs/run/50a_inputs.ipynb #eb50204b
 def as_check(
-    value, # path or text of a JSON schema, `FILE.py:FUNCTION`, `regex:PATTERN`, a schema, a pattern, a function, or None
+    value, # JSON schema (path, text or dict), `FILE.py:FUNCTION`, `regex:PATTERN`, a pattern, a function, or None
 ): # -> a text, a JSON schema as dict, a function or None
     "Return a check as a configuration holds it. Raise `DistillError` if it is something else."
     match value:
@@ -181,7 +182,7 @@ def as_check(
         case _ if callable(value): return value
         case re.Pattern(): return f'regex:{value.pattern}'
         case str() | Path(): return _check_from_text(str(value))
-    raise DistillError(f'a check is a JSON schema, regex:PATTERN, FILE.py:FUNCTION or a function of question and answer, '
+    raise DistillError('a check is a JSON schema, regex:PATTERN, FILE.py:FUNCTION or a function of question and answer, '
                        f'got {one_line(repr(value), 60)}')
 
 def _check_from_text(spec):

@@ -143,14 +143,15 @@ def read_options(
     teacher = TeacherConfig(**connection | pick_options(args, TeacherConfig))
     return configs, teacher, command
 
-# %% ../../nbs/run/50c_options.ipynb #1e6be62f
+# %% ../../nbs/run/50c_options.ipynb #633eaf1e
 _kinds = RunConfig, TeacherConfig, CommandOptions
 _settings = {about.name: about for kind in _kinds for about in fields(kind)}
 _quoted = r"(?<!\w)'[^']*'|`[^`]*`" # a user's text, or a key of a file
 _foreign = r'(?:answered \d{3}|\b\w*(?:Error|Exception|Exit|Warning)): .*' # the words of a server or a library
 _names = '|'.join(name for name in _settings if '_' in name) # cannot be taken for a word
 _assigned = '|'.join(name for name in _settings if len(name) > 1) # `n=3` may be about anything
-_mentions = re.compile(rf'{_quoted}|{_foreign}|(?<![\w./:-])(?:(?P<assigned>{_assigned})=(?P<value>\S+)|(?P<name>{_names})'
+_assignment = rf'(?P<assigned>{_assigned})=(?P<value>\S+)'
+_mentions = re.compile(rf'{_quoted}|{_foreign}|(?<![\w./:-])(?:{_assignment}|(?P<name>{_names})'
                        r'(?![\w/:(]|\.\w))')
 
 def spell_options(

@@ -24,12 +24,12 @@ from .stream import Progress, ReplyStream
 from .throttle import RetryPolicy, Throttle
 from .vendors import find_vendor
 
-# %% ../../nbs/teacher/18_teacher.ipynb #e9714c74
+# %% ../../nbs/teacher/18_teacher.ipynb #16ebe2ed
 class Teacher:
     "A model behind an OpenAI-compatible endpoint. Raise `TeacherError` if a key, a price or a cache file is missing."
     @delegates(RetryPolicy)
     def __init__(self,
-        model: str,                        # name at the endpoint; `groq:NAME` etc., see `vendors`; `recorded:PATH` replays
+        model: str,                        # name at the endpoint; `groq:NAME`, see `vendors`; `recorded:PATH` replays
         base_url: str | None = None,       # the endpoint; `OPENAI_BASE_URL` or else OpenAI's if None
         api_key: str | None = None,        # `OPENAI_API_KEY` if None; a local endpoint needs none
         cache: str | Path | None = None,   # SQLite file for replies; None keeps none

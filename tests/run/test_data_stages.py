@@ -205,7 +205,8 @@ def test_a_run_of_before_the_new_settings_has_nothing_to_do(tmp_path):
 
 
 @pytest.mark.parametrize('settings, stages', [
-    (dict(max_tokens=99), ['label']), (dict(temperature=.5), ['label']), (dict(filters=['no-length']), ['synthesize', 'label']),
+    (dict(max_tokens=99), ['label']), (dict(temperature=.5), ['label']),
+    (dict(filters=['no-length']), ['synthesize', 'label']),
     (dict(encoder='other'), ['synthesize', 'label']), (dict(student_format='chat'), [])])
 def test_a_new_setting_repeats_the_stages_it_changes(tmp_path, settings, stages):
     shutil.copytree(Path(__file__).parents[2]/'nbs'/'runs'/'quickstart', tmp_path/'elsewhere')
@@ -223,7 +224,8 @@ def test_settings_of_the_labels_reach_the_teacher(tmp_path):
             self.calls.append(kwargs)
             return self.teacher.ask(prompts, **kwargs)
         def describe(self): return self.teacher.describe()
-    run = Run(tmp_path/'run', RunConfig(recordings/'apartments.toml', n=8, n_test=3, max_tokens=77, temperature=.3), quiet=True)
+    config = RunConfig(recordings/'apartments.toml', n=8, n_test=3, max_tokens=77, temperature=.3)
+    run = Run(tmp_path/'run', config, quiet=True)
     run.run(recorded_teacher(), ['synthesize'])
     run.teacher = spy = Spy()
     run.label()

@@ -160,7 +160,7 @@ def _folder_name(student):
     "Return the folder name of a student: the last part of its name."
     return re.sub(r'[^\w.-]', '_', Path(student).name.removesuffix('.gguf')) or 'student'
 
-# %% ../nbs/cli.ipynb #b664dc54
+# %% ../nbs/cli.ipynb #ec6e8070
 def default_run_dir(
     args: argparse.Namespace, # of `run`
 ) -> Path:
@@ -171,6 +171,7 @@ def default_run_dir(
     belongs_to_run = 'prompt' not in options and (file.parent/'run.json').exists()
     return file.parent if belongs_to_run else Path('runs')/file.stem
 
+# %% ../nbs/cli.ipynb #722e5abe
 def execute_runs(
     planned: dict[Path, RunConfig],   # as `plan_runs` returns them
     teacher_config: TeacherConfig,    # of all runs
@@ -378,7 +379,7 @@ def export(args):
     "Write the pairs of a split."
     print(f'{export_run(args.run_dir, args.out, args.format, args.split)} pairs written to {args.out}')
 
-# %% ../nbs/cli.ipynb #5c841b4e
+# %% ../nbs/cli.ipynb #aa3bab7d
 @command('judge', "compare a run's answers with the teacher's by an LLM judge, in both orders", _run_dir,
          argument('--n', type=_count, metavar='N', help='questions per test set, four requests each (default: all)'),
          _teacher_options)
@@ -407,6 +408,7 @@ def cost(args):
     print(cost_table(result), describe_break_even(BreakEven(**result['break_even'])), sep='\n\n', end='\n\n')
     print_results(run)
 
+# %% ../nbs/cli.ipynb #10a66f2d
 @command('compare', 'compare finished runs; runs that differ only in the seed are repeats',
          argument('run_dirs', nargs='+', metavar='RUN_DIR', help='a finished run, or a folder of runs'),
          argument('--out', metavar='DIR', default='comparison', help='folder to write to (default: comparison)'),

@@ -133,7 +133,7 @@ def start_job(self: Client,
         write_json(file, job)
         self.process = start_process(folder, dict(OPENAI_API_KEY=openai_key, OPENAI_BASE_URL=self.base_url))
 
-# %% ../nbs/client.ipynb #21dc8443
+# %% ../nbs/client.ipynb #412ba160
 def read_context(
     context: str | list[dict],          # as in `complete`
     question: str,                      # as in `complete`
@@ -150,6 +150,7 @@ def end_marker(
     if isinstance(stoptoken, list): stoptoken = next(iter(stoptoken), None)
     return stoptoken or '<END>'
 
+# %% ../nbs/client.ipynb #58e8e1db
 def _describe_progress(
     run: Run | None, # None if it has not started
 ) -> str:
@@ -217,11 +218,11 @@ def ask_student(self: Client, folder, question, temperature) -> str:
     if folder not in self.runs: self.runs[folder] = Run(folder/'run', quiet=True)
     return self.runs[folder].complete(question, temperature)
 
-# %% ../nbs/client.ipynb #32486e0c
+# %% ../nbs/client.ipynb #58cb4223
 @patch
 def complete(self: Client,
     prompt: str,                         # the question: `Q: …`
-    context: str | list[dict],           # instruction and worked examples: `instruction\nQ: …\nA: …<END>`, or messages
+    context: str | list[dict],           # instruction and examples: `instruction\nQ: …\nA: …<END>`, or messages
     openai_key: str | None = None,       # of the teacher's endpoint; `OPENAI_API_KEY` if None
     finetune: bool = False,              # distill a student in the background if there is none?
     data_synthesis: bool = False,        # generate questions? If not, the questions asked so far are used

@@ -70,6 +70,8 @@ def documented(sym):
     if is_dataclass(sym): # a field made with `setting` has its text in the metadata
         for o in fields(sym):
             if o.name in params and 'help' in o.metadata: params[o.name].docment = o.metadata['help']
+    for name, text in getattr(function, 'comments', {}).items(): # of `document_settings`
+        if name in params and not params[name].docment: params[name].docment = text
     return {k: v for k, v in params.items() if k != 'self'}
 
 
@@ -116,7 +118,8 @@ class TableRenderer:
         link = f'[source]({src}){{.source-link}}\n\n' if src else ''
         params = self.params()
         call = f'```python\n{self.call(params)}\n```\n\n' if params and not isinstance(self.sym, property) else ''
-        doc = f'*{" ".join(inspect.getdoc(self.sym).split())}*\n\n' if inspect.getdoc(self.sym) else ''
+        text = (inspect.getdoc(self.sym) or '').split('\n\n')[0] # parameters may follow, which are in the table
+        doc = f'*{" ".join(text.split())}*\n\n' if text else ''
         table = self.table(params)
         params_block = f'::: {{.params}}\n{table}\n:::\n' if table else ''
         parts = f'{call}{doc}{params_block}\n{self.methods()}'

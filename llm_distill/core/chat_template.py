@@ -11,7 +11,7 @@ __all__ = ['chat_template']
 import json
 from .prompt import SeedPrompt
 
-# %% ../../nbs/core/01a_chat_template.ipynb #83135302
+# %% ../../nbs/core/01a_chat_template.ipynb #fc8b698c
 _read_text = ("{%- macro read(message) -%}"
               "{%- if message.content is string -%}{{- message.content -}}"
               "{%- else -%}{%- for part in message.content -%}"
@@ -34,6 +34,7 @@ _render_question = ("{%- set text = read(messages[-1]) -%}"
 _problem = ('this model answers one question; send it alone, or after the system message and the examples of the '
             'prompt that was distilled')
 
+# %% ../../nbs/core/01a_chat_template.ipynb #860fba03
 def chat_template(
     tokenizer,                        # the student's tokenizer
     prompt: SeedPrompt | None = None, # the distilled prompt, whose messages before the question are accepted; or None

@@ -112,7 +112,7 @@ def write_jsonl(
     lines = [json.dumps(row, ensure_ascii=False) + '\n' for row in rows]
     return write_text(path, ''.join(lines))
 
-# %% ../../nbs/core/00_core.ipynb #58378eea
+# %% ../../nbs/core/00_core.ipynb #d8b5ed84
 def read_file(
     path: str | Path,   # file that the user named
     kind: str = 'file', # its role in error messages, e.g. `check`
@@ -138,6 +138,7 @@ def read_text(
         n = content.count(b'\n', 0, e.start) + 1
         raise DistillError(f'{path}, line {n}: not UTF-8 text; save the file as UTF-8') from None
 
+# %% ../../nbs/core/00_core.ipynb #edcf7e29
 def read_json(
     path: str | Path, # a JSON file
 ): # -> the value in it

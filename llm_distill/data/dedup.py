@@ -183,7 +183,7 @@ def _reject_copy(self: QuestionPool, name, kind, of, **scores):
     if origin in ('the seed question', 'an example'): name = 'copy_of_example'
     return dict(filter=name, reason=f'{kind} of {origin}', of=of, **scores)
 
-# %% ../../nbs/data/22_dedup.ipynb #9e1ebf9f
+# %% ../../nbs/data/22_dedup.ipynb #81063762
 @patch
 def accept(self: QuestionPool, candidate: Candidate) -> bool: # was it accepted?
     "Add a candidate if it is new; otherwise append a row with the reason to `rejects`."
@@ -207,6 +207,7 @@ def _compare_rest(self: QuestionPool, c):
         of = self.known[c.closest]
         return self._reject_copy('near_duplicate_meaning', 'near duplicate', of, cosine=round(c.cosine, 3))
 
+# %% ../../nbs/data/22_dedup.ipynb #5059a968
 @patch
 def _compare_characters(self: QuestionPool, c):
     "Compare a candidate in an unknown script with all questions."

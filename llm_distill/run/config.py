@@ -86,7 +86,7 @@ class RunConfig:
         self.pairs = as_pairs(pair_rows)
         convert_fields(self)
 
-# %% ../../nbs/run/50b_config.ipynb #18d80f9a
+# %% ../../nbs/run/50b_config.ipynb #1869ef2e
 @patch
 def answer_judge(self: RunConfig,
     teacher: Teacher, # who judges
@@ -116,8 +116,8 @@ def _check_functions(config):
     "Raise `DistillError` if a text stands for a function of an earlier call."
     for name in filter(is_call_text, [config.check, *config.metrics]):
         function = name.removeprefix('call:').split('@')[0]
-        raise DistillError(f'the function {function} was passed from Python and could not be stored; pass it again from '
-                           'Python')
+        raise DistillError(f'the function {function} was passed from Python and could not be stored; pass it again '
+                           'from Python')
 
 # %% ../../nbs/run/50b_config.ipynb #15e66418
 def _check_choices(config):
@@ -157,7 +157,7 @@ def dependencies(self: RunConfig,
     added_later = {about.name for about in fields(self) if about.metadata['added_later']}
     return {name: values[name] for name in names if name not in added_later or values[name] != default[name]}
 
-# %% ../../nbs/run/50b_config.ipynb #08eb0ce9
+# %% ../../nbs/run/50b_config.ipynb #f60190b0
 @patch
 def to_dict(self: RunConfig) -> dict: # JSON values
     "Return the configuration as `run.json` holds it, with the text of each function."
@@ -178,6 +178,7 @@ def from_dict(
     check_settings(cls, dict.fromkeys(values), where)
     return cls(**values)
 
+# %% ../../nbs/run/50b_config.ipynb #3e970ab1
 @patch
 def to_toml(
     self: RunConfig,
@@ -205,7 +206,7 @@ def _is_table(value):
     first = value[0] if isinstance(value, list) and value else value
     return isinstance(first, dict)
 
-
+# %% ../../nbs/run/50b_config.ipynb #0f518440
 def map_functions(
     values: dict, # settings, as `to_dict` returns them
     change,       # function of a check or metric -> what replaces it

@@ -58,7 +58,7 @@ class Run(RunSteps):
     def _repr_markdown_(self):
         return f'{verdict(self.path)}\n\n{tables(self.path)}' if self.done('results') else repr(self)
 
-# %% ../../nbs/run/55_data_stages.ipynb #76638834
+# %% ../../nbs/run/55_data_stages.ipynb #355f242b
 @patch
 def store_functions(self: Run, config: RunConfig):
     "Write the source of the functions of a configuration into the run. Raise `DistillError` if the run is in use."
@@ -83,6 +83,7 @@ def write_function(self: Run, text: str, source: str):
         self.save() # a directory without `run.json` would not be a run
         write_text(file, source)
 
+# %% ../../nbs/run/55_data_stages.ipynb #314f82fa
 @patch
 def restore_functions(self: Run, config: RunConfig) -> RunConfig:
     "Replace the texts of functions that are not stored by the functions, or by an error when they are called."
@@ -100,7 +101,7 @@ def check_identity(self: Run): # -> a JSON value
     content = check_content(check)
     return [recorded, content[1]] if isinstance(content, list) else content
 
-# %% ../../nbs/run/55_data_stages.ipynb #fcb75f00
+# %% ../../nbs/run/55_data_stages.ipynb #2ceef97b
 @patch
 def recorded_config(self: Run) -> RunConfig:
     "Return the configuration in `run.json`. Raise `DistillError` if it cannot be used."
@@ -128,6 +129,7 @@ def context(self: Run):
     "Return the context of all steps: the sentence encoder of the configuration."
     return use_encoder(self.config.encoder)
 
+# %% ../../nbs/run/55_data_stages.ipynb #a662cbf5
 @patch(as_prop=True)
 def prompts(self: Run) -> dict[str, SeedPrompt]:
     "Return the seed prompt of each test set of the run."
@@ -139,7 +141,7 @@ def teacher_identity(self: Run) -> dict:
     "Return model and endpoint of the teacher; a change of them repeats the stages that ask it."
     return {k: v for k, v in self.record['teacher'].items() if k in ('model', 'endpoint')}
 
-# %% ../../nbs/run/55_data_stages.ipynb #ef201fc9
+# %% ../../nbs/run/55_data_stages.ipynb #9143988e
 @patch
 def write_rejects(self: Run, stage: str, rejects: list[dict]):
     "Replace the rejects of a stage in `rejects.jsonl`."
@@ -169,7 +171,7 @@ def describe_failures(
     n_failed = sum(r['filter'] == 'failed' for r in rejects)
     return f'{n_failed} got no reply; rerun the command to ask again' if n_failed else ''
 
-
+# %% ../../nbs/run/55_data_stages.ipynb #87cb1ef9
 def describe_reasked(
     reasked: Counter, # filter -> answers that were asked for again
 ) -> str: # empty if there are none
@@ -298,7 +300,7 @@ def group_by_prompt(self: Run, questions) -> dict[str, list[dict]]:
     names = ['main', 'ood'] if self.config.ood_prompt else ['main']
     return {name: [row for row in questions if row['prompt'] == name] for name in names}
 
-# %% ../../nbs/run/55_data_stages.ipynb #3d39decb
+# %% ../../nbs/run/55_data_stages.ipynb #148906b9
 @patch
 def label_rows(self: Run, name, rows, pairs, rejects):
     "Label the questions of a prompt that have no result yet; add results to `pairs` and `rejects`."
@@ -315,6 +317,7 @@ def label_rows(self: Run, name, rows, pairs, rejects):
     pairs.update((row['question'], row) for row in labeled)
     rejects.update((row['question'], row) for row in rejected)
 
+# %% ../../nbs/run/55_data_stages.ipynb #a0e38540
 @patch
 def n_required(self: Run, name: str) -> int:
     "Return how many pairs a prompt has to supply."

@@ -89,7 +89,7 @@ def connect_teacher(
                            'pass the teacher as a text')
     return teacher, None
 
-# %% ../../nbs/run/56_distill.ipynb #ceefe995
+# %% ../../nbs/run/56_distill.ipynb #3844301d
 def document_settings(function):
     "Add the settings to the signature of a function and, with its own parameters, to its docstring."
     signature = inspect.signature(function)
@@ -105,6 +105,7 @@ def document_settings(function):
     function.__signature__ = signature.replace(parameters=[*own, *keywords])
     lines = [f'{name}: {text}{_shown_default(text, defaults.get(name))}' for name, text in comments.items()]
     function.__doc__ = '\n'.join([function.__doc__, '', *lines])
+    function.comments = comments # for the documentation, which has a table of parameters
     return function
 
 def _describe_setting(about):

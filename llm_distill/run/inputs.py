@@ -49,7 +49,7 @@ def as_recipe(
             return Recipe(**value)
     return make_recipe(str(value))
 
-# %% ../../nbs/run/50a_inputs.ipynb #7ec02f50
+# %% ../../nbs/run/50a_inputs.ipynb #d061b4cb
 def as_texts(
     value, # a text, several texts, or None for none
 ) -> list[str]:
@@ -67,6 +67,7 @@ def as_absolute(
     is_function = isinstance(spec, str) and '.py:' in spec
     return str(Path(spec).absolute()) if is_function else spec
 
+# %% ../../nbs/run/50a_inputs.ipynb #469946b4
 def as_metrics(
     value, # a name, `FILE.py:FUNCTION` or a function, or several of them
 ) -> list: # texts and functions
@@ -91,7 +92,7 @@ def as_text(
     "Return a path as a text; return other values as they are."
     return str(value) if isinstance(value, Path) else value
 
-# %% ../../nbs/run/50a_inputs.ipynb #5f3c27c5
+# %% ../../nbs/run/50a_inputs.ipynb #08090c3d
 def as_rows(
     value,                            # path of a file, or texts, dicts, a table
     prompt: SeedPrompt | None = None, # its template makes questions of rows with variables
@@ -123,6 +124,7 @@ def _as_row(row, prompt):
         raise DistillError(f'a row is {e}, got {one_line(row, 60)}; pass rows with a question and an answer') from None
     return item if isinstance(item, dict) else dict(question=item.question, answer=item.answer)
 
+# %% ../../nbs/run/50a_inputs.ipynb #712057e2
 def as_questions(
     value,                            # as for `as_rows`
     prompt: SeedPrompt | None = None, # as for `as_rows`
@@ -130,7 +132,7 @@ def as_questions(
     "Return the questions of rows."
     return [row['question'] for row in as_rows(value, prompt)]
 
-# %% ../../nbs/run/50a_inputs.ipynb #61892575
+# %% ../../nbs/run/50a_inputs.ipynb #1a1ada54
 def as_pairs(
     value,                            # question -> answer, or rows as for `as_rows`
     prompt: SeedPrompt | None = None, # as for `as_rows`
@@ -160,6 +162,7 @@ def as_groups(
     if isinstance(value, dict): value = [dict(question=q, group=group) for q, group in value.items()]
     return {row['question']: group_of(row) for row in as_rows(value) if group_of(row) is not None}
 
+# %% ../../nbs/run/50a_inputs.ipynb #3bd1e912
 def _check_pair(question, answer):
     "Raise `DistillError` unless question and answer are texts."
     is_missing = answer is None or answer == '' or answer != answer # NaN in a table
@@ -172,7 +175,7 @@ def _check_pair(question, answer):
 
 def _quote(text): return repr(one_line(text, 60))
 
-# %% ../../nbs/run/50a_inputs.ipynb #eb50204b
+# %% ../../nbs/run/50a_inputs.ipynb #c300d70e
 def as_check(
     value, # JSON schema (path, text or dict), `FILE.py:FUNCTION`, `regex:PATTERN`, a pattern, a function, or None
 ): # -> a text, a JSON schema as dict, a function or None
@@ -182,8 +185,8 @@ def as_check(
         case _ if callable(value): return value
         case re.Pattern(): return f'regex:{value.pattern}'
         case str() | Path(): return _check_from_text(str(value))
-    raise DistillError('a check is a JSON schema, regex:PATTERN, FILE.py:FUNCTION or a function of question and answer, '
-                       f'got {one_line(repr(value), 60)}')
+    raise DistillError('a check is a JSON schema, regex:PATTERN, FILE.py:FUNCTION or a function of question and '
+                       f'answer, got {one_line(repr(value), 60)}')
 
 def _check_from_text(spec):
     "Return a schema for its text or file, and other checks with an absolute path."

@@ -34,7 +34,7 @@ def read_data(
     rows = read_run_rows(run_dir, 'questions.jsonl', question=str, prompt=str)
     return 'questions', groupby(rows, lambda r: titles.get(r['prompt'], r['prompt']))
 
-# %% ../../nbs/run/53a_show.ipynb #cd66f034
+# %% ../../nbs/run/53a_show.ipynb #6f201958
 def draw_rows(
     rows: list[dict], # pairs or questions
     n: int,           # how many to draw
@@ -59,6 +59,7 @@ def _indent(text, width):
     lines = [_printable(line.expandtabs(4)) for line in text.split('\n')]
     return '\n'.join(f'    {part}'.rstrip() for line in lines for part in _wrap(line, max(8, width - 4)))
 
+# %% ../../nbs/run/53a_show.ipynb #f50544c5
 def _printable(line):
     "Escape control characters, which could change the terminal."
     return ''.join(c if c.isprintable() or c in '\u200c\u200d' else c.encode('unicode_escape').decode() for c in line)

@@ -242,7 +242,8 @@ def test_a_vector_file_of_the_older_version_is_read(tmp_path):
 
 def test_a_part_of_a_cache_can_be_exported(tmp_path):
     cache = ReplyCache(tmp_path/'c.sqlite')
-    replies = [('a', 'labeling', 'ok'), ('b', 'labeling', 'ok'), ('a', 'synthesis', 'ok'), ('a', 'labeling', 'truncated')]
+    replies = [('a', 'labeling', 'ok'), ('b', 'labeling', 'ok'), ('a', 'synthesis', 'ok'),
+               ('a', 'labeling', 'truncated')]
     for i, (model, stage, kind) in enumerate(replies):
         reply = Reply('x' if kind == 'ok' else None, kind, '', f'k{i}', Usage(requests=1))
         cache.put(reply, 'x', stage, 0, dict(model=model, messages=[]))

@@ -10,9 +10,10 @@ __all__ = ['commands', 'Command', 'command', 'argument', 'options', 'print_json'
            'recorded_connection', 'run_stage', 'cache', 'show_data', 'review', 'push', 'complete', 'import_log',
            'export', 'judge', 'cost', 'compare', 'main']
 
-# %% ../nbs/cli.ipynb #897e748a
+# %% ../nbs/cli.ipynb #7411d9f6
 import argparse, errno, json, os, re, shlex, sys, time
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from . import __version__
 from .core.core import DistillError, home_dir, read_json, recordings
@@ -171,7 +172,7 @@ def default_run_dir(
     belongs_to_run = 'prompt' not in options and (file.parent/'run.json').exists()
     return file.parent if belongs_to_run else Path('runs')/file.stem
 
-# %% ../nbs/cli.ipynb #722e5abe
+# %% ../nbs/cli.ipynb #095ce4f8
 def execute_runs(
     planned: dict[Path, RunConfig],   # as `plan_runs` returns them
     teacher_config: TeacherConfig,    # of all runs
@@ -181,14 +182,13 @@ def execute_runs(
 ) -> list[Run]:
     "Run the stages of each run with one teacher. Raise `DistillError` if a run lacks data that the next ones need."
     teacher = teacher_config.connect()
-    first, config = next(iter(planned.items()))
-    is_new = not (first/'questions.jsonl').exists()
-    if is_new and 'label' in names and teacher_config.teacher != 'none': pilot(config, teacher, yes)
     finished = []
     for path, config in planned.items():
         run = Run(path, config)
         run.report_to = report_to
-        run.run(teacher, names, reuse_from=finished, connection=teacher_config.connection())
+        asks = 'label' in names and teacher_config.teacher != 'none'
+        before = partial(pilot, config, teacher, yes) if asks else None
+        run.run(teacher, names, finished, teacher_config.connection(), before)
         finished.append(run)
         incomplete = [name for name in names if name in ('synthesize', 'label') and not run.done(name)]
         if len(planned) == 1 or not incomplete: continue

@@ -21,6 +21,9 @@ def run(*args, **env):
     return subprocess.run([command, *map(str, args)], capture_output=True, text=True, env=os.environ | env, timeout=300)
 
 
+def request(row): return row['prompt'], row['stage'], row['sample']
+
+
 # Mistakes
 
 @pytest.mark.parametrize('args,message', [
@@ -119,9 +122,9 @@ def test_ctrl_c_says_how_to_resume(tmp_path):
         _, err = process.communicate(timeout=60)
         assert process.returncode == 130 and 'Traceback' not in err
         assert err.endswith('llm-distill: interrupted; rerun the same command to resume\n')
-        kept = {r['prompt'] for r in server.log if 'answered' in r}
+        kept = {request(r) for r in server.log if 'answered' in r}
         assert kept and run(*args, '--until', 'label').returncode == 0
-        assert not [p for p in kept if sum(r['prompt'] == p for r in server.log) > 1]
+        assert not [one for one in kept if sum(request(r) == one for r in server.log) > 1]
 
 
 def test_a_closed_pipe_is_no_error():
@@ -214,10 +217,10 @@ def test_a_budget_stops_the_run_and_more_money_resumes_it(tiny, tmp_path):
                 '--cache', tmp_path/'c.sqlite', '--run-dir', tmp_path/'run', '--until', 'label')
         poor = run(*args, '--budget', 2)
         assert poor.returncode == 2 and 'budget' in poor.stderr and 'Traceback' not in poor.stderr
-        paid = {r['prompt'] for r in server.log if 'answered' in r}
+        paid = {request(r) for r in server.log if 'answered' in r}
         assert 0 < read_json(tmp_path/'run'/'run.json')['usage']['synthesis']['cost'] <= 2
         assert run(*args, '--budget', 200).returncode == 0
-        assert paid and not [p for p in paid if sum(r['prompt'] == p for r in server.log) > 1]
+        assert paid and not [one for one in paid if sum(request(r) == one for r in server.log) > 1]
 
 
 def test_single_stages_remember_the_recording(tiny, tmp_path):

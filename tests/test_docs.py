@@ -185,4 +185,4 @@ def test_page_fits_a_phone_and_can_be_searched(site, address, path, tmp_path):
     seen = look(site, address, page(path), 'load_prompt', tmp_path)
     assert seen['width'] <= 390, 'the page scrolls sideways'
     assert all(seen['pictures']), 'a picture is missing'
-    assert any('core/prompt.html#load_prompt' in o for o in seen['hits'])
+    assert any('core/prompt_files.html#load_prompt' in o for o in seen['hits'])

@@ -7,8 +7,9 @@ Docs: https://llm-distill.github.io/llm_distill/run/run.html.md"""
 # %% auto #0
 __all__ = ['shared_files', 'check_processes']
 
-# %% ../../nbs/run/55c_run.ipynb #b845a247
+# %% ../../nbs/run/55c_run.ipynb #56ef601f
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 from fastcore.basics import patch
 from fastcore.meta import delegates
@@ -70,13 +71,14 @@ def copy_step(self: Run, step, other, files):
     self.record['notes'] = dict(other.record['notes'])
     self.record['usage'] = dict(other.record['usage']) # what the data cost, whoever asked
 
-# %% ../../nbs/run/55c_run.ipynb #07f67440
+# %% ../../nbs/run/55c_run.ipynb #d1a7b291
 @patch
 def run(self: Run,
     teacher: Teacher | None = None,  # whom to ask; None if nothing is left to ask
     names: list[str] = stages,       # stages to run, in their order
     reuse_from: list = (),           # runs whose data and predictions are copied if they are the same
     connection: dict | None = None,  # how the command reached the teacher, recorded for later commands
+    before: Callable | None = None,  # called before the first stage of a run that has no questions yet
 ) -> Run:
     "Run the stages that are not done yet. Raise `DistillError` if one cannot be done."
     check_processes(self.path, names)
@@ -90,6 +92,7 @@ def run(self: Run,
         self.save_config()
         if 'finetune' in names and not self.done('finetune'): self.check_student()
         try:
+            if before and not self.done('synthesize'): before()
             for name in names: getattr(self, name)()
         finally:
             self.record_usage()

@@ -172,7 +172,7 @@ def default_run_dir(
     belongs_to_run = 'prompt' not in options and (file.parent/'run.json').exists()
     return file.parent if belongs_to_run else Path('runs')/file.stem
 
-# %% ../nbs/cli.ipynb #095ce4f8
+# %% ../nbs/cli.ipynb #b14bdafb
 def execute_runs(
     planned: dict[Path, RunConfig],   # as `plan_runs` returns them
     teacher_config: TeacherConfig,    # of all runs
@@ -187,7 +187,7 @@ def execute_runs(
         run = Run(path, config)
         run.report_to = report_to
         asks = 'label' in names and teacher_config.teacher != 'none'
-        before = partial(pilot, config, teacher, yes) if asks else None
+        before = partial(pilot, config, teacher, yes, trains='finetune' in names) if asks else None
         run.run(teacher, names, finished, teacher_config.connection(), before)
         finished.append(run)
         incomplete = [name for name in names if name in ('synthesize', 'label') and not run.done(name)]
@@ -228,7 +228,7 @@ def run_stages(args):
     elif several: print_comparison([run.path for run in runs], path)
     else: print_results(runs[0])
 
-# %% ../nbs/cli.ipynb #797ec33b
+# %% ../nbs/cli.ipynb #690e12bc
 @command('plan', 'estimate requests, tokens and cost of `run` with the same options', _prompt, _run_options, _json)
 def plan(args):
     "Print a cost estimate."
@@ -243,9 +243,10 @@ def plan(args):
     if teacher_config.batch: print('With --batch OpenAI charges half of it; each batch takes up to a day.')
     rules = list_rules(configs[0].filters, has_check=bool(configs[0].check))
     print('\nRules for questions and answers (--filters no-NAME turns one off):\n')
-    print(terminal_table(['rule', 'what it does'], rules, (0, 1)))
+    for name, description in rules: print(f'{name:18} {description}')
+    if teacher_config.teacher == 'none': return
     if command.yes: pilot(configs[0], teacher_config.connect(), yes=True)
-    else: print('\nWith --yes the teacher answers the first 20 questions twice, to show the ceiling for a student.')
+    else: print('\n`plan --yes` also has the first 20 questions answered twice, to show the ceiling for a student.')
 
 def _plan_to_json(plans, n_runs):
     "Return a forecast as JSON values."
@@ -291,10 +292,10 @@ _register_stage('evaluate', 'stage 4 of 5: predict and score all systems', optio
                 _teacher_options, _json)
 _register_stage('results', 'stage 5 of 5: write tables, figures and the report')
 
-# %% ../nbs/cli.ipynb #260dba50
+# %% ../nbs/cli.ipynb #c18e9910
 _count = number_type(int, low=1)
 
-@command('cache', "show, clear or export the teacher's cached replies",
+@command('cache', "count, clear or export the teacher's cached replies",
          argument('action', choices=('stats', 'clear', 'export'), help='what to do'),
          argument('out', nargs='?', metavar='FILE', help='for export: a recording, for --teacher recorded:FILE'),
          options(TeacherConfig, names=['cache']),
@@ -331,7 +332,7 @@ def show_data(args):
     if 'json' in args: print_json(describe_data(args.run_dir, args.n, random_seed))
     else: print(show(args.run_dir, args.n, random_seed))
 
-# %% ../nbs/cli.ipynb #526e349d
+# %% ../nbs/cli.ipynb #33e3b5e6
 @command('review', 'check answers as a person: a page for the browser, or in the terminal', _run_dir,
          argument('--out', metavar='FILE', help='page to write (default: review.html in the run directory)'),
          argument('--terminal', action='store_true', help='ask in the terminal instead'),
@@ -341,6 +342,7 @@ def show_data(args):
          argument('--merge', metavar='FILE', help='add the decisions in a review.jsonl that the page saved'))
 def review(args):
     "Write the page for a review, ask in the terminal, or merge decisions."
+    Run(args.run_dir) # raises if it is none
     if args.merge: merge_review(args.run_dir, args.merge)
     elif args.terminal: review_in_terminal(args.run_dir, args.system, args.n)
     else:

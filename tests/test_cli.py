@@ -584,3 +584,28 @@ def test_a_part_of_a_cache_is_exported(tmp_path):
     teacher.ask([f'Q: {question}\nA:'], stage='labeling')
     done = run('cache', 'export', tmp_path/'out.jsonl', '--cache', tmp_path/'c.sqlite', '--stage', 'synthesis')
     assert done.stdout.startswith('0 replies written')
+
+
+def test_scores_of_an_earlier_student_are_not_shown_as_those_of_a_new_one(tiny, tmp_path):
+    args = ('run', prompt, '--teacher', 'recorded', '--student', tiny, '--n-test', 4, '--epochs', 1,
+            '--run-dir', tmp_path/'run')
+    assert run(*args, '--n', 10).returncode == 0
+    again = run(*args, '--n', 8, '--until', 'finetune')
+    assert again.returncode == 0 and 'changed settings: n 10 → 8;' in again.stderr
+    for name in 'results', 'cost', 'judge':
+        done = run(name, tmp_path/'run', '--teacher', 'recorded') if name == 'judge' else run(name, tmp_path/'run')
+        assert done.returncode == 2 and 'those of earlier data or an earlier student' in done.stderr
+    assert run(*args, '--n', 8).returncode == 0 and run('results', tmp_path/'run').returncode == 0
+
+
+def test_plan_without_a_teacher_costs_nothing(tmp_path):
+    pair = dict(question='Who won the cup?', answer='Find the cup, find the winner.')
+    (tmp_path/'pairs.jsonl').write_text(json.dumps(pair))
+    done = run('plan', prompt, '--teacher', 'none', '--pairs', tmp_path/'pairs.jsonl', '--no-synthesis')
+    assert done.returncode == 0 and '0.0000' in done.stdout and 'extra_lines' in done.stdout
+
+
+def test_a_probe_without_usable_answers_says_why(tmp_path):
+    done = run('run', prompt, '--teacher', 'recorded', '--check', 'regex:[0-9]+', '--n', 4, '--n-test', 2,
+               '--max-reasks', 0, '--run-dir', tmp_path/'run')
+    assert done.returncode == 2 and 'check: it does not match the regular expression' in done.stderr

@@ -142,7 +142,7 @@ def distill(
     teacher, connection = connect_teacher(teacher, settings[TeacherConfig], progress=not quiet)
     return run.run(teacher, stages[:stages.index(until) + 1], connection=connection)
 
-# %% ../../nbs/run/56_distill.ipynb #15132903
+# %% ../../nbs/run/56_distill.ipynb #4d82fc1c
 class Forecast(dict):
     "Plans by account of the teacher: synthesis, labeling, evaluation. A notebook shows them as a table."
     header = 'stage', 'requests', 'tokens in', 'tokens out', 'USD', 'minutes'
@@ -162,6 +162,7 @@ def forecast(
     teacher: Teacher,  # for its price, limits and concurrency
 ) -> Forecast: # by account of the teacher: synthesis, labeling, evaluation
     "Estimate the requests, tokens, dollars and seconds of a run."
+    if isinstance(teacher, NoTeacher): return Forecast(synthesis=Plan(), labeling=Plan(), evaluation=Plan())
     n_existing = len(config.pairs) + len(config.questions)
     main = _forecast_prompt(config, teacher, config.prompt, config.n + config.n_test, n_existing, len(config.pairs))
     if not config.ood_prompt: return Forecast(main)

@@ -183,10 +183,11 @@ def evaluate_review(self: Run, metrics, predictions):
     (self.path/'review_scores.json').unlink(missing_ok=True)
     self.record['stages'].pop('evaluate review', None)
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #aa1cfad4
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #372db3a2
 @patch
 def results(self: Run):
-    "Write tables, figures and the report."
+    "Write tables, figures and the report. Raise `DistillError` if the scores are outdated."
+    self.check_current()
     if self.judged_other_answers():
         (self.path/'judge.json').unlink()
         command = stage_command(self.path, 'judge.json')

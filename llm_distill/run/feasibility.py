@@ -7,13 +7,13 @@ Docs: https://llm-distill.github.io/llm_distill/run/feasibility.html.md"""
 # %% auto #0
 __all__ = ['Feasibility', 'try_teacher', 'first_questions', 'describe_feasibility', 'pilot']
 
-# %% ../../nbs/run/55e_feasibility.ipynb #9ffcecc8
+# %% ../../nbs/run/55e_feasibility.ipynb #5b802843
 import sys
 from collections import Counter
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from ..core.core import DistillError
+from ..core.core import DistillError, one_line
 from ..teacher.teacher import Teacher
 from ..data import labeling
 from ..data.metrics import choose_metrics, detect_format, metric_title
@@ -49,7 +49,7 @@ class Feasibility:
         return ('too open for this metric: two answers of the teacher to the same question have little in common; '
                 'choose another --metric, a judge, or a narrower instruction')
 
-# %% ../../nbs/run/55e_feasibility.ipynb #214d5139
+# %% ../../nbs/run/55e_feasibility.ipynb #2876f868
 def _label_options(
     config: RunConfig, # of the run
 ) -> dict:
@@ -60,7 +60,7 @@ def _answer_twice(
     config: RunConfig,     # of the run
     teacher: Teacher,      # whom to ask
     questions: list[str],  # of the main prompt
-) -> tuple[dict, dict, Counter]: # question -> first answer; question -> second answer; filter -> rejected answers
+) -> tuple[dict, dict, list[dict]]: # question -> first answer; question -> second answer; rejects
     "Have the teacher answer each question twice. Raise `DistillError` if a setting is invalid."
     options = _label_options(config)
     first, rejected = labeling.label(config.prompt, questions, teacher, samples=config.samples, existing=config.pairs,
@@ -68,9 +68,9 @@ def _answer_twice(
     second, rejected_again = labeling.label(config.prompt, questions, teacher, stage='evaluation', temperature=.7,
                                             sample=config.samples, **options)
     answers = [dict(zip(pairs['question'], pairs['answer'])) for pairs in (first, second)]
-    return *answers, Counter(r['filter'] for r in (*rejected, *rejected_again))
+    return *answers, [*rejected, *rejected_again]
 
-# %% ../../nbs/run/55e_feasibility.ipynb #a1e45e85
+# %% ../../nbs/run/55e_feasibility.ipynb #03d3b70f
 def try_teacher(
     config: RunConfig,  # of the run
     teacher: Teacher,   # whom to ask
@@ -82,14 +82,15 @@ def try_teacher(
     first, second, rejects = _answer_twice(config, teacher, questions[:n])
     both = [question for question in questions[:n] if question in first and question in second]
     if not both:
-        raise DistillError(f'no question has two usable answers of the teacher; rejected were: {dict(rejects)}; '
-                           'change the instruction, or see filters and check')
+        example = f'{rejects[0]["filter"]}: {rejects[0]["reason"]}' if rejects else 'no question was generated'
+        raise DistillError('no question has two usable answers of the teacher; the first was rejected by the rule '
+                           f'{one_line(example, 300)}; change the instruction, the check or the filters')
     references, predictions = [first[q] for q in both], [second[q] for q in both]
     name, metric = next(iter(choose_metrics(config.metrics, detect_format(references)).items()))
     scores = metric(predictions, references)
     rows = [dict(question=q, first=first[q], second=second[q], agreement=round(float(score), 3))
             for q, score in zip(both, scores)]
-    result = Feasibility(rows, name, bootstrap(scores), n, rejects)
+    result = Feasibility(rows, name, bootstrap(scores), n, Counter(r['filter'] for r in rejects))
     return _add_student(result, config, teacher, questions[n:], metric) if n_pairs else result
 
 # %% ../../nbs/run/55e_feasibility.ipynb #63d9cb46
@@ -125,7 +126,7 @@ def _add_student(
     scores = metric(student.answer([row['question'] for row in result.rows]), references)
     return replace(result, student=bootstrap(scores), n_pairs=len(pairs))
 
-# %% ../../nbs/run/55e_feasibility.ipynb #c764b9f3
+# %% ../../nbs/run/55e_feasibility.ipynb #1d7232d4
 def describe_feasibility(
     result: Feasibility, # of `try_teacher`
     n_shown: int = 5,    # questions to show
@@ -141,7 +142,8 @@ def describe_feasibility(
                  'That is the ceiling for a student.')
     if result.student:
         mean, low, high = result.student
-        lines.append(f'A student of only {result.n_pairs} pairs reaches {mean:.2f} ({low:.2f} to {high:.2f}).')
+        lines.append(f'A student of only {result.n_pairs} pairs reaches {mean:.2f} ({low:.2f} to {high:.2f}) by '
+                     'the same metric.')
     return '\n'.join([*lines, f'Verdict: {result.verdict()}.'])
 
 def _indent(
@@ -150,15 +152,17 @@ def _indent(
     "Indent all lines but the first under a title of ten columns."
     return text.replace('\n', '\n' + ' '*10)
 
-# %% ../../nbs/run/55e_feasibility.ipynb #899a7ce9
+# %% ../../nbs/run/55e_feasibility.ipynb #20540586
 def pilot(
-    config: RunConfig,  # of the run
-    teacher: Teacher,   # whom to ask
-    yes: bool = False,  # go on without a question?
+    config: RunConfig,    # of the run
+    teacher: Teacher,     # whom to ask
+    yes: bool = False,    # go on without a question?
+    trains: bool = True,  # will the run train a student?
 ):
     "Report the teacher's self-agreement and ask whether to go on. Raise `DistillError` if the answer is no."
     asks = sys.stdin.isatty() and not yes
-    result = try_teacher(config, teacher, min(20, config.n_test), min(25, config.n) if asks else 0)
+    n_pairs = min(25, config.n) if asks and trains else 0
+    result = try_teacher(config, teacher, min(20, config.n_test), n_pairs)
     print(f'{describe_feasibility(result)}\n', file=sys.stderr, flush=True)
     if not asks: return
     reply = input('Go on? [Y/n] ')

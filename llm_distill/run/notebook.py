@@ -47,11 +47,12 @@ def test_ood(self: Run): # -> pandas.DataFrame
     "Return the out-of-distribution test pairs. Raise `DistillError` if there are none."
     return read_frame(self.path, 'test_ood')
 
-# %% ../../nbs/run/55d_notebook.ipynb #67bf98f5
+# %% ../../nbs/run/55d_notebook.ipynb #cbf52737
 @patch(as_prop=True)
 def scores(self: Run): # -> pandas.DataFrame; index: test set, system
     "Return the scores of all systems. Raise `DistillError` if the run is not evaluated yet."
     import pandas
+    self.check_current()
     frame = pandas.DataFrame([_score_columns(row) for row in read_scores(self.path)])
     return frame.set_index(['test_set', 'system'])
 
@@ -63,7 +64,7 @@ def _score_columns(row):
     others = {name: value['mean'] for name, value in row.items() if isinstance(value, dict) and 'mean' in value}
     return columns | {name: mean for name, mean in others.items() if name not in columns}
 
-# %% ../../nbs/run/55d_notebook.ipynb #b7f7d543
+# %% ../../nbs/run/55d_notebook.ipynb #d6eca168
 @patch
 def _repr_png_(self: Image):
     "Show the picture where HTML is not possible."
@@ -88,6 +89,7 @@ def plot(self: Run,
     name: str | None = None, # of a figure, as in `run.plots.figures`; None for all that fit the run
 ) -> Image | Images:
     "Draw figures of the run. Raise `DistillError` if there is no such figure, or the run lacks its data."
+    self.check_current()
     names = [f.name for f in figures]
     if name not in (None, *names): raise DistillError(f'no figure {name!r}; choose one of {", ".join(names)}')
     chosen = [f for f in select_figures() if name in (None, f.name)]

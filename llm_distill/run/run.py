@@ -123,7 +123,7 @@ def check_processes(
                        f"one process, then 'torchrun --nproc-per-node {n} -m llm_distill finetune {path}', then the "
                        'first command without --until')
 
-# %% ../../nbs/run/55c_run.ipynb #e2120774
+# %% ../../nbs/run/55c_run.ipynb #ef19ac6f
 @patch
 @delegates(judge_run, but='run_dir,teacher')
 def judge(self: Run,
@@ -132,6 +132,7 @@ def judge(self: Run,
 ):
     "Compare answers with the teacher's by an LLM judge. Raise `DistillError` if the run is not evaluated yet."
     check_processes(self.path, ['judge'])
+    self.check_current()
     with self.locked():
         judge_run(self.path, teacher, **kwargs)
         usage = teacher.usage.get('evaluation', Usage())
@@ -143,6 +144,7 @@ def judge(self: Run,
 def cost(self: Run, **kwargs):
     "Measure speed, memory and price. Raise `DistillError` if there is nothing to measure."
     check_processes(self.path, ['cost'])
+    self.check_current()
     with self.locked():
         cost_run(self.path, **kwargs)
         self.results()

@@ -7,7 +7,7 @@ Docs: https://llm-distill.github.io/llm_distill/run/steps.html.md"""
 # %% auto #0
 __all__ = ['process_count', 'process_rank', 'RunSteps', 'StepResult']
 
-# %% ../../nbs/run/51_steps.ipynb #7444ee3e
+# %% ../../nbs/run/51_steps.ipynb #f170306b
 import os, sys, time
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
@@ -15,7 +15,7 @@ from pathlib import Path
 from fastcore.basics import in_notebook, patch
 from .. import __version__
 from ..core.core import DistillError, exclusive, file_digest, write_json
-from ..core.rundir import format_version, read_record, stage_command
+from ..core.rundir import format_version, read_record, stage_command, stages
 from ..teacher.endpoint import Usage
 
 # %% ../../nbs/run/51_steps.ipynb #4b0b03e7
@@ -99,7 +99,7 @@ def check_inputs(self: RunSteps, reads):
         if (self.path/file).exists(): continue
         raise DistillError(f"{self.path/file} is missing; run '{stage_command(self.path, file)}' first")
 
-# %% ../../nbs/run/51_steps.ipynb #6ceb5465
+# %% ../../nbs/run/51_steps.ipynb #094ed15f
 @patch
 def step(self: RunSteps,
     name: str,           # key in `run.json`; its first word is the stage
@@ -111,9 +111,11 @@ def step(self: RunSteps,
     "Run a step unless it is done with the same settings and files. Raise `DistillError` if a file is missing."
     self.check_inputs(reads)
     if self.is_current(name, depends, reads, writes):
+        self.record['stages'][name].pop('outdated', None)
         self.say(f'{name}: nothing to do')
         return False
     self.say(f'{name} ...')
+    self.mark_outdated(name)
     start = time.monotonic()
     self.record['stages'].pop(name, None) # the step also moves to the end of the record
     self.record['stages'][name] = {}      # from here on its files may be half old, half new
@@ -123,7 +125,26 @@ def step(self: RunSteps,
     self.finish_step(name, result, time.monotonic() - start, depends, reads)
     return True
 
-# %% ../../nbs/run/51_steps.ipynb #e1b6a054
+# %% ../../nbs/run/51_steps.ipynb #18eeb3ea
+@patch
+def mark_outdated(self: RunSteps,
+    name: str, # of a step that begins
+):
+    "Mark the steps of all later stages as outdated."
+    stage = name.split()[0]
+    later = stages[stages.index(stage) + 1:] if stage in stages else ()
+    for step, outcome in self.record['stages'].items():
+        if step.split()[0] in later: outcome['outdated'] = True
+
+@patch
+def check_current(self: RunSteps):
+    "Raise `DistillError` if the scores are those of earlier data or of an earlier student."
+    scores = self.record['stages'].get('evaluate scores', {})
+    if 'outdated' not in scores: return
+    raise DistillError(f'the scores in {self.path} are those of earlier data or an earlier student; run '
+                       f"'llm-distill evaluate {self.path}' first")
+
+# %% ../../nbs/run/51_steps.ipynb #3b45b9f1
 @patch
 def finish_step(self: RunSteps, name, result, seconds, depends, reads):
     "Record a step; only a complete one is skipped the next time."
@@ -141,7 +162,8 @@ def done(self: RunSteps, stage: str) -> bool:
     if last_step not in self.record['stages']:
         return False
     names = [name for name in self.record['stages'] if name.split()[0] == stage]
-    return all('inputs' in self.record['stages'][name] for name in names)
+    outcomes = [self.record['stages'][name] for name in names]
+    return all('inputs' in outcome and 'outdated' not in outcome for outcome in outcomes)
 
 # %% ../../nbs/run/51_steps.ipynb #f67cb65e
 @patch

@@ -152,3 +152,19 @@ def test_the_launcher_says_how_many_processes_there_are(monkeypatch, variables, 
     for name in ('RANK', 'WORLD_SIZE'): monkeypatch.delenv(name, raising=False)
     for name, value in variables.items(): monkeypatch.setenv(name, value)
     assert (process_count(), process_rank()) == expected
+
+
+def test_a_repeated_step_makes_the_later_stages_outdated_until_they_are_current_again(tmp_path):
+    run = RunSteps(tmp_path/'run', quiet=True)
+    run.save()
+    names = 'label', 'finetune', 'evaluate scores', 'results'
+    for name in names: (run.path/f'{name}.txt').write_text('')
+    def go(name, depends): return run.step(name, depends, [], [f'{name}.txt'], lambda: None)
+    for name in names: go(name, 1)
+    assert go('label', 2) and run.done('label')
+    assert [run.done(stage) for stage in ('finetune', 'evaluate', 'results')] == [False]*3
+    with pytest.raises(DistillError, match="run 'llm-distill evaluate .*run' first"): run.check_current()
+    assert not go('finetune', 1) and run.done('finetune') # the same as before
+    assert go('evaluate scores', 2) and run.done('evaluate')
+    run.check_current()
+    assert not run.done('results') and not go('results', 1) and run.done('results')

@@ -332,7 +332,7 @@ def show_data(args):
     if 'json' in args: print_json(describe_data(args.run_dir, args.n, random_seed))
     else: print(show(args.run_dir, args.n, random_seed))
 
-# %% ../nbs/cli.ipynb #33e3b5e6
+# %% ../nbs/cli.ipynb #526e349d
 @command('review', 'check answers as a person: a page for the browser, or in the terminal', _run_dir,
          argument('--out', metavar='FILE', help='page to write (default: review.html in the run directory)'),
          argument('--terminal', action='store_true', help='ask in the terminal instead'),
@@ -342,7 +342,6 @@ def show_data(args):
          argument('--merge', metavar='FILE', help='add the decisions in a review.jsonl that the page saved'))
 def review(args):
     "Write the page for a review, ask in the terminal, or merge decisions."
-    Run(args.run_dir) # raises if it is none
     if args.merge: merge_review(args.run_dir, args.merge)
     elif args.terminal: review_in_terminal(args.run_dir, args.system, args.n)
     else:

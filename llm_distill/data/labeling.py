@@ -162,7 +162,7 @@ def check_label_settings(
     if judge is not None and not callable(judge):
         raise DistillError(f'judge must be a function, got {judge!r:.60}; pass an AnswerJudge or None')
 
-# %% ../../nbs/data/25_labeling.ipynb #e5771c36
+# %% ../../nbs/data/25_labeling.ipynb #de84b911
 def label(
     prompt: SeedPrompt,                # K-shot prompt that is rendered for each question
     questions: list[str],              # any number of lines each
@@ -183,10 +183,10 @@ def label(
 ): # -> tuple[datasets.Dataset, list[dict]]: pairs in the order of `questions`, rejects
     "Have the teacher answer every question; leave out what is invalid. Raise `DistillError` if a setting is invalid."
     check_label_settings(samples, min_agreement, max_reasks, judge)
+    rules = dict(check=load_check(check), filters=filters)
     if temperature is None: temperature = 0. if samples == 1 else 0.7
     stop = [prompt.end] if prompt.end else None
     ask = partial(teacher.ask, stage=stage, temperature=temperature, max_tokens=max_tokens, stop=stop)
-    rules = dict(check=load_check(check), filters=filters)
     groups = [_start_attempts(prompt, q, existing.get(q), sample, samples, rules) for q in questions]
     _ask_until_valid([a for a in chain(*groups) if not a.reply], ask, rules, prompt, max_reasks, stage, reasked)
     attempts = _choose_attempts(groups, min_agreement)

@@ -7,11 +7,11 @@ Docs: https://llm-distill.github.io/llm_distill/evaluate/judge.html.md"""
 # %% auto #0
 __all__ = ['AnswerJudge', 'judge_pairs', 'verdict_chat', 'pair_outcome', 'summarize_judgements', 'judge_run']
 
-# %% ../../nbs/evaluate/43_judge.ipynb #3c31604d
+# %% ../../nbs/evaluate/43_judge.ipynb #73031fa7
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from ..core.core import DistillError, one_line, write_json, write_jsonl
+from ..core.core import DistillError, PromptError, one_line, write_json, write_jsonl
 from ..core.prompt import SeedPrompt
 from ..core.rundir import read_record, test_sets
 from ..teacher.endpoint import Reply
@@ -146,7 +146,7 @@ def _summarize_systems(items):
         groups.setdefault(row['system'], {}).setdefault(row['test_set'], []).append(row)
     return {system: {k: summarize_judgements(rows) for k, rows in by_set.items()} for system, by_set in groups.items()}
 
-# %% ../../nbs/evaluate/43_judge.ipynb #890496b4
+# %% ../../nbs/evaluate/43_judge.ipynb #fb29c90b
 def _read_items(run_dir, systems, n):
     "Return rows with test set, system, question and both answers."
     predictions = read_predictions(run_dir)
@@ -166,6 +166,6 @@ def _read_prompts(run_dir):
     try:
         main, ood = (record['config'].get(key) for key in ('prompt', 'ood_prompt'))
         return dict(zip(test_sets, map(SeedPrompt.from_dict, (main, ood or main))))
-    except (KeyError, TypeError):
+    except (KeyError, TypeError, PromptError):
         file = Path(run_dir)/'run.json'
         raise DistillError(f'{file} has no seed prompt; restore the file or choose another run directory') from None

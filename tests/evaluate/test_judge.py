@@ -69,10 +69,10 @@ def test_labels_are_filtered_by_a_judge_of_another_kind():
 def test_a_custom_template_and_invalid_answers_are_not_judged(template):
     def reply(messages):
         if 'good' in messages[-1]['content']: return '2'
-        return 'Hm' if questions[0] in messages[0]['content'] else 'Find it, list it.'
+        return 'Hm\nHm' if questions[0] in messages[0]['content'] else 'Find it, list it.'
     teacher = scripted(reply)
     _, rejects = label(prompt, questions[:3], teacher, judge=AnswerJudge(teacher, template), max_reasks=0)
-    assert [r['filter'] for r in rejects] == ['form', 'judge', 'judge'] and len(teacher.log) == 5
+    assert [r['filter'] for r in rejects] == ['extra_lines', 'judge', 'judge'] and len(teacher.log) == 5
     judged = {messages[0]['content'] for messages, _, _ in teacher.log[3:]}
     assert judged == {f'Is Find it, list it. good for {q}? {{"score": 1}}' for q in questions[1:3]}
 

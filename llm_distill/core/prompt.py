@@ -6,7 +6,7 @@ Docs: https://llm-distill.github.io/llm_distill/core/prompt.html.md"""
 
 # %% auto #0
 __all__ = ['STUDENT_FORMAT', 'student_prompt', 'trim', 'Example', 'SeedPrompt', 'check_characters', 'find_form_problem',
-           'message_text', 'render_template', 'find_questions']
+           'is_text_part', 'message_text', 'render_template', 'find_questions']
 
 # %% ../../nbs/core/01_prompt.ipynb #973e617b
 import re
@@ -80,26 +80,31 @@ def _check_types(prompt):
     if not isinstance(prompt.examples, (list, tuple)):
         raise PromptError(f'the examples of a prompt are a list, got {one_line(repr(prompt.examples), 60)}')
 
-# %% ../../nbs/core/01_prompt.ipynb #2b01a942
+# %% ../../nbs/core/01_prompt.ipynb #6a6c1a15
 def _check_form(prompt):
     "Raise `PromptError` if the texts of a prompt are missing, or cannot be distinguished in its form."
     if prompt.form == 'text' and not prompt.instruction: raise PromptError('a prompt in text form has no instruction')
     if not prompt.question: raise PromptError('a prompt has no question; pass the seed question')
-    pairs = [*prompt.examples, Example(prompt.question, '-')]
-    texts = [prompt.instruction, *(text for pair in pairs for text in (pair.question, pair.answer))]
-    for text in texts: check_characters(text)
-    for i, pair in enumerate(prompt.examples, 1):
-        if pair.question and pair.answer: continue
-        raise PromptError(f'example {i} of the prompt has an empty {"answer" if pair.question else "question"}')
-    if prompt.form == 'text': _check_text_form(prompt, pairs)
+    check_characters(prompt.instruction)
+    check_characters(prompt.question)
+    for i, example in enumerate(prompt.examples, 1): _check_example(example, i)
+    if prompt.form == 'text': _check_text_form(prompt)
     elif prompt.end: raise PromptError(f'a prompt in chat form has no end marker, got end={prompt.end!r}; drop it')
 
-def _check_text_form(prompt, pairs):
+def _check_example(example, i):
+    "Raise `PromptError` if the `i`-th example, counted from 1, lacks a text or has a character that files cannot hold."
+    for name, text in asdict(example).items():
+        check_characters(text)
+        if not text: raise PromptError(f'example {i} of the prompt has an empty {name}')
+
+def _check_text_form(prompt):
     "Raise `PromptError` if the texts of a prompt cannot be distinguished in text form."
     if re.search('^Q:', prompt.instruction, re.M): _raise_form('instruction', prompt.instruction, 'a line with `Q:`')
-    for pair in pairs:
-        problem = find_form_problem(pair.question, pair.answer, prompt.end)
-        if problem: _raise_form('example' if pair.answer != '-' else 'question', pair.question, problem)
+    for example in prompt.examples:
+        problem = find_form_problem(example.question, example.answer, prompt.end)
+        if problem: _raise_form('example', example.question, problem)
+    problem = find_form_problem(prompt.question, end=prompt.end)
+    if problem: _raise_form('question', prompt.question, problem)
 
 def _raise_form(name, text, problem):
     "Raise the `PromptError` of a text that the text form cannot represent."
@@ -219,7 +224,14 @@ def _read_message(message, i):
         raise PromptError(f'{where} has the role {one_line(repr(role), 40)}; expected system, user or assistant')
     return role, message_text(message, where)
 
-# %% ../../nbs/core/01_prompt.ipynb #29be99fc
+# %% ../../nbs/core/01_prompt.ipynb #5a0c4f85
+def is_text_part(
+    part, # of the content of a message
+) -> bool:
+    "Check whether a part of a message is a text."
+    if not isinstance(part, dict): return False
+    return part.get('type', 'text') in ('text', 'input_text', 'output_text') and isinstance(part.get('text'), str)
+
 def message_text(
     message: dict, # with `content`
     where: str,    # for error messages
@@ -232,8 +244,7 @@ def message_text(
     if not isinstance(parts, list) or not all(isinstance(part, dict) for part in parts):
         raise PromptError(f'{where} has the content {one_line(repr(content), 60)}; expected a text')
     for part in parts:
-        is_text = part.get('type', 'text') in ('text', 'input_text', 'output_text')
-        if is_text and isinstance(part.get('text'), str): continue
+        if is_text_part(part): continue
         raise PromptError(f'{where} has a part that is no text, {one_line(repr(part), 60)}; only text can be distilled')
     return ''.join(part['text'] for part in parts)
 

@@ -8,10 +8,10 @@ Docs: https://llm-distill.github.io/llm_distill/data/conversations.html.md"""
 __all__ = ['UnusableRow', 'Conversation', 'read_message', 'read_reply', 'read_conversation', 'check_row_texts', 'find_messages',
            'decode_reply']
 
-# %% ../../nbs/data/26a_conversations.ipynb #e9c0327f
+# %% ../../nbs/data/26a_conversations.ipynb #007f3bdf
 from dataclasses import dataclass
 from ..core.core import DistillError, one_line, parse_json
-from ..core.prompt import check_characters, message_text, trim
+from ..core.prompt import check_characters, is_text_part, message_text, trim
 
 # %% ../../nbs/data/26a_conversations.ipynb #875bbd79
 class UnusableRow(Exception):
@@ -25,7 +25,7 @@ class Conversation:
     system: str = ''                          # the system message; '' if there is none
     turns: tuple[tuple[str, str], ...] = ()   # earlier questions and answers
 
-# %% ../../nbs/data/26a_conversations.ipynb #3e8dd5d7
+# %% ../../nbs/data/26a_conversations.ipynb #368736dc
 _role_names = dict( # role in a file -> role here
     system='system', developer='system', user='user', human='user', assistant='assistant', model='assistant',
     tool='tool', function='tool')
@@ -41,14 +41,11 @@ def read_message(
     if role == 'tool' or message.get('tool_calls') or message.get('function_call'): raise UnusableRow('a tool call')
     content = message.get('content')
     if content is None: return role, ''
-    if isinstance(content, list) and not all(map(_is_text_part, content)):
+    if isinstance(content, list) and not all(map(is_text_part, content)):
         raise UnusableRow('an image or another part that is no text')
     return role, message_text(message, where)
 
-def _is_text_part(part):
-    "Check whether a part of a message is a text."
-    is_text = isinstance(part, dict) and part.get('type', 'text') in ('text', 'input_text', 'output_text')
-    return is_text and isinstance(part.get('text'), str)
+
 
 # %% ../../nbs/data/26a_conversations.ipynb #9110e01c
 def read_reply(

@@ -124,7 +124,7 @@ class QuestionPool:
         self.index.add(subject)
         self.characters.add(subject)
 
-# %% ../../nbs/data/22_dedup.ipynb #c3264e85
+# %% ../../nbs/data/22_dedup.ipynb #f3ce3486
 @dataclass
 class Candidate:
     "A question that was compared with the first `n_compared` questions of a pool."
@@ -132,6 +132,7 @@ class Candidate:
     subject: str          # what is compared
     n_compared: int
     reject: dict | None   # filter and reason, if it was rejected on sight
+    familiar: bool = True # does the encoder know its script?
     vector: object = None # its embedding
     closest: int = 0      # index of the question with the highest cosine
     cosine: float = -1.   # that cosine
@@ -150,7 +151,7 @@ def score(self: QuestionPool, questions: list[str]) -> list[Candidate]: # for `a
     candidates = []
     for question, subject, match in zip(questions, subjects, self.index.search(subjects)):
         reject = self._filter(question) or self._compare_words(subject, match)
-        candidates.append(Candidate(question, subject, n, reject))
+        candidates.append(Candidate(question, subject, n, reject, is_familiar(subject)))
     passed = [c for c in candidates if not c.reject]
     vectors = embed([c.subject for c in passed])
     for c, vector, cosines in zip(passed, vectors, vectors @ self.vectors[:n].T):
@@ -183,7 +184,7 @@ def _reject_copy(self: QuestionPool, name, kind, of, **scores):
     if origin in ('the seed question', 'an example'): name = 'copy_of_example'
     return dict(filter=name, reason=f'{kind} of {origin}', of=of, **scores)
 
-# %% ../../nbs/data/22_dedup.ipynb #81063762
+# %% ../../nbs/data/22_dedup.ipynb #fa1d4efa
 @patch
 def accept(self: QuestionPool, candidate: Candidate) -> bool: # was it accepted?
     "Add a candidate if it is new; otherwise append a row with the reason to `rejects`."
@@ -191,7 +192,7 @@ def accept(self: QuestionPool, candidate: Candidate) -> bool: # was it accepted?
     if reject: self.rejects.append(dict(stage='synthesis', question=candidate.question) | reject)
     else:
         self.questions.append(candidate.question)
-        if not is_familiar(candidate.subject): self.by_characters.add(candidate.question)
+        if not candidate.familiar: self.by_characters.add(candidate.question)
         self.append(candidate.question, 'an accepted question', candidate.vector)
     return not reject
 
@@ -201,7 +202,7 @@ def _compare_rest(self: QuestionPool, c):
     match, = self.index.search([c.subject], c.n_compared)
     reject = self._compare_words(c.subject, match)
     if reject: return reject
-    if not is_familiar(c.subject): return self._compare_characters(c)
+    if not c.familiar: return self._compare_characters(c)
     c.update(self.vectors[c.n_compared:len(self.known)] @ c.vector, c.n_compared)
     if c.cosine >= self.dedup_cosine:
         of = self.known[c.closest]

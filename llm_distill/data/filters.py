@@ -100,13 +100,16 @@ def markers(question: str, prompt: SeedPrompt) -> str | None:
     problem = find_form_problem(question, end=prompt.end) if prompt.form == 'text' else None
     return problem and f'it has {problem}'
 
-# %% ../../nbs/data/21a_filters.ipynb #4108e2ae
+# %% ../../nbs/data/21a_filters.ipynb #11115e3b
 def choose_rules(
     chosen: list[str],     # names to apply, or names with `no-` to leave out; all if empty; `none` for none
     available: dict,       # name -> function
 ) -> dict: # name -> function
     "Choose rules by name; names that are not available are ignored."
-    names = [name.replace('-', '_') for name in chosen]
-    left_out = [name.removeprefix('no_') for name in names if name.startswith('no_')]
-    chosen_names = [name for name in names if not name.startswith('no_')] or available
-    return {name: rule for name, rule in available.items() if name in chosen_names and name not in left_out}
+    kept, left_out = [], []
+    for name in chosen:
+        name = name.replace('-', '_')
+        if name.startswith('no_'): left_out.append(name.removeprefix('no_'))
+        else: kept.append(name)
+    active = kept or available
+    return {name: rule for name, rule in available.items() if name in active and name not in left_out}

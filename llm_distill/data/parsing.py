@@ -73,18 +73,22 @@ def read_list_questions(text: str) -> list[str]:
         return [match['item'] for match in matches]
     return [line for line in lines if not line.endswith(':')]
 
-# %% ../../nbs/data/22a_parsing.ipynb #1706224e
+# %% ../../nbs/data/22a_parsing.ipynb #72df556e
 def parse_questions(
     text: str,               # a reply to `synthesis_prompt`, in any form
     truncated: bool = False, # did the reply end at its token limit?
 ) -> list[str]: # in the reply's order; empty if there is none
     "Extract the questions from a teacher's reply."
-    text = re.sub(r'<think>.*?(</think>|\Z)', '', clean_text(text), flags=re.S)
+    text = _without_reasoning(text)
     questions = read_json_questions(text)
     if questions is None:
         questions = read_list_questions(text)
         if truncated: questions = questions[:-1]
     return list(filter(None, map(_clean_question, questions)))
+
+def _without_reasoning(text):
+    "Remove reasoning in `<think>` tags, and what cannot be written to a file."
+    return re.sub(r'<think>.*?(</think>|\Z)', '', clean_text(text), flags=re.S)
 
 def _clean_question(text):
     "Trim a question, and remove the markup around a single line."
@@ -92,13 +96,13 @@ def _clean_question(text):
     if '\n' in text: return text
     return _emphasis.sub(r'\2', ' '.join(text.split())).strip()
 
-# %% ../../nbs/data/22a_parsing.ipynb #4cff9c2d
+# %% ../../nbs/data/22a_parsing.ipynb #c30147f2
 def parse_variables(
     text: str,        # a reply to `synthesis_prompt`
     names: list[str], # of the variables
 ) -> list[dict]: # name -> value, for each complete object
     "Extract the objects that have all variables from a teacher's reply."
-    text = re.sub(r'<think>.*?(</think>|\Z)', '', clean_text(text), flags=re.S)
+    text = _without_reasoning(text)
     objects, decoder = [], json.JSONDecoder(strict=False)
     for opening in re.finditer(r'\{', text):
         try: value, _ = decoder.raw_decode(text, opening.start())

@@ -147,6 +147,27 @@ def _check_ood_prompt(config):
         raise DistillError(f'ood_prompt has the seed question of the prompt, {one_line(question, 60)!r}, so its test '
                            'set would not be out of distribution; choose another prompt')
 
+# %% ../../nbs/run/50b_config.ipynb #9ba9276b
+@patch
+def synthesis_options(self: RunConfig) -> dict:
+    "Return the arguments of `synthesize`."
+    names = 'seed_questions', 'max_candidates', 'dedup_cosine', 'dedup_rouge', 'random_seed', 'filters'
+    options = {name: getattr(self, name) for name in names} | dict(existing=[*self.pairs, *self.questions])
+    return options if self.synthesis else options | dict(patience=0) # no request
+
+@patch
+def label_options(self: RunConfig) -> dict:
+    "Return the arguments of `label` for the first answers."
+    names = 'check', 'filters', 'max_reasks', 'max_tokens', 'samples', 'temperature'
+    return {name: getattr(self, name) for name in names} | dict(existing=self.pairs)
+
+@patch
+def second_label_options(self: RunConfig) -> dict:
+    "Return the arguments of `label` for the second answers, which are the ceiling."
+    names = 'check', 'filters', 'max_reasks', 'max_tokens'
+    options = {name: getattr(self, name) for name in names}
+    return options | dict(stage='evaluation', sample=self.samples, temperature=.7)
+
 # %% ../../nbs/run/50b_config.ipynb #5c694238
 @patch
 def dependencies(self: RunConfig,

@@ -223,7 +223,7 @@ def write_questions(self: Run) -> str:
     if counts['ood']: messages[0] += f', {counts["ood"]} out-of-distribution'
     return '; '.join(messages)
 
-# %% ../../nbs/run/55_data_stages.ipynb #cfaf59eb
+# %% ../../nbs/run/55_data_stages.ipynb #99938d13
 @patch
 def generate(self: Run,
     n: int,     # questions of the prompt
@@ -231,11 +231,8 @@ def generate(self: Run,
 ) -> tuple[list[dict], list[dict]]: # rows of `questions.jsonl`, rejects
     "Generate the first `n` questions of the prompt and `n_ood` of the second one, and write them."
     config = self.config
-    names = 'ood_prompt', 'seed_questions', 'max_candidates', 'dedup_cosine', 'dedup_rouge', 'random_seed', 'filters'
-    options = {name: getattr(config, name) for name in names}
-    options['existing'] = [*config.pairs, *config.questions]
-    if not config.synthesis: options['patience'] = 0 # no request
-    rows, rejects, shortfall = synthesize_prompts(config.prompt, self.teacher, n, n_ood, **options)
+    rows, rejects, shortfall = synthesize_prompts(config.prompt, self.teacher, n, n_ood, config.ood_prompt,
+                                                  **config.synthesis_options())
     self.write_rejects('synthesis', rejects)
     n_main = Counter(row['prompt'] for row in rows)['main']
     if n_main > config.n_test: write_jsonl(self.path/'questions.jsonl', rows)
@@ -319,7 +316,7 @@ def group_by_prompt(self: Run, questions) -> dict[str, list[dict]]:
     names = ['main', 'ood'] if self.config.ood_prompt else ['main']
     return {name: [row for row in questions if row['prompt'] == name] for name in names}
 
-# %% ../../nbs/run/55_data_stages.ipynb #148906b9
+# %% ../../nbs/run/55_data_stages.ipynb #3aeaed60
 @patch
 def label_rows(self: Run, name, rows, pairs, rejects):
     "Label the questions of a prompt that have no result yet; add results to `pairs` and `rejects`."
@@ -328,11 +325,8 @@ def label_rows(self: Run, name, rows, pairs, rejects):
     todo = [row for row in rows if row['question'] not in pairs and row['question'] not in rejects]
     seed_questions = {row['question']: row['seed_question'] for row in todo}
     labeled, rejected = labeling.label(
-        prompt, list(seed_questions), self.teacher, check=config.check, samples=config.samples,
-        min_agreement=config.min_agreement, max_reasks=config.max_reasks, max_tokens=config.max_tokens,
-        temperature=config.temperature, filters=config.filters, judge=config.answer_judge(self.teacher),
-        reasked=self.reasked,
-        existing=config.pairs, seed_questions=seed_questions)
+        prompt, list(seed_questions), self.teacher, **config.label_options(), min_agreement=config.min_agreement,
+        judge=config.answer_judge(self.teacher), seed_questions=seed_questions, reasked=self.reasked)
     pairs.update((row['question'], row) for row in labeled)
     rejects.update((row['question'], row) for row in rejected)
 

@@ -68,7 +68,7 @@ def prediction_files(self: Run, system: str) -> list[str]:
     "Return the files with the predictions of a system."
     return [predictions_file(system, test_set) for test_set in self.prompts]
 
-# %% ../../nbs/run/55b_evaluation_stages.ipynb #40047330
+# %% ../../nbs/run/55b_evaluation_stages.ipynb #7e462573
 @patch
 def second_answers(self: Run,
     prompt: SeedPrompt,   # prompt of the test set
@@ -76,10 +76,7 @@ def second_answers(self: Run,
 ) -> tuple[list[str | None], list[dict]]: # an answer per question, None for an invalid one; rejects
     "Ask the teacher again. Raise `DistillError` if there is no teacher."
     if not self.teacher: raise DistillError('teacher answers are missing; rerun with --teacher MODEL')
-    config = self.config
-    pairs, rejects = labeling.label(prompt, questions, self.teacher, stage='evaluation', sample=config.samples,
-                                    temperature=.7, check=config.check, max_reasks=config.max_reasks,
-                                    filters=config.filters, max_tokens=config.max_tokens)
+    pairs, rejects = labeling.label(prompt, questions, self.teacher, **self.config.second_label_options())
     answers = dict(zip(pairs['question'], pairs['answer']))
     return [answers.get(question) for question in questions], rejects
 

@@ -7,11 +7,11 @@ Docs: https://llm-distill.github.io/llm_distill/run/exchange.html.md"""
 # %% auto #0
 __all__ = ['split_sizes', 'next_commands', 'describe_import', 'export_run']
 
-# %% ../../nbs/run/57_exchange.ipynb #cd4b4590
+# %% ../../nbs/run/57_exchange.ipynb #979f354c
 import shlex
 from pathlib import Path
-from ..core.core import DistillError, read_jsonl
-from ..core.rundir import split_titles, stage_command
+from ..core.core import DistillError
+from ..core.rundir import read_run_rows, split_titles
 from ..data.formats import write_rows
 from ..data.logs import ImportedFiles, import_file
 from .data_stages import Run
@@ -63,7 +63,7 @@ def _describe_prompt(prompt):
     system = f'a system message of {len(prompt.instruction)} characters' if prompt.instruction else 'no system message'
     return f'{system}, {len(prompt.examples)} worked examples'
 
-# %% ../../nbs/run/57_exchange.ipynb #aa1085c4
+# %% ../../nbs/run/57_exchange.ipynb #d8d254cd
 def export_run(
     run_dir: str | Path,       # a run with pairs
     path: str | Path,          # file to write
@@ -73,10 +73,8 @@ def export_run(
     "Write the pairs of a run for another trainer. Raise `DistillError` if it has none."
     if split not in split_titles: raise DistillError(f'split must be one of {", ".join(split_titles)}, got {split!r}')
     run = Run(run_dir)
-    file = run.path/f'{split}.jsonl'
     if split == 'test_ood' and 'test_ood' not in run.prompts:
         raise DistillError(f'{run_dir} has no second prompt, so it has no split test_ood; choose train or test')
-    if not file.exists(): raise DistillError(f"{file} is missing; run '{stage_command(run_dir, file.name)}' first")
-    rows = read_jsonl(file)
+    rows = read_run_rows(run_dir, f'{split}.jsonl', question=str, answer=str)
     write_rows(rows, run.prompts.get(split, run.config.prompt), path, format)
     return len(rows)

@@ -49,24 +49,15 @@ class Feasibility:
         return ('too open for this metric: two answers of the teacher to the same question have little in common; '
                 'choose another --metric, a judge, or a narrower instruction')
 
-# %% ../../nbs/run/55e_feasibility.ipynb #2876f868
-def _label_options(
-    config: RunConfig, # of the run
-) -> dict:
-    "Return the settings that all answers of the teacher share, as for `label`."
-    return {name: getattr(config, name) for name in ('check', 'max_reasks', 'filters', 'max_tokens')}
-
+# %% ../../nbs/run/55e_feasibility.ipynb #9bf1f6ec
 def _answer_twice(
     config: RunConfig,     # of the run
     teacher: Teacher,      # whom to ask
     questions: list[str],  # of the main prompt
 ) -> tuple[dict, dict, list[dict]]: # question -> first answer; question -> second answer; rejects
     "Have the teacher answer each question twice. Raise `DistillError` if a setting is invalid."
-    options = _label_options(config)
-    first, rejected = labeling.label(config.prompt, questions, teacher, samples=config.samples, existing=config.pairs,
-                                     temperature=config.temperature, **options)
-    second, rejected_again = labeling.label(config.prompt, questions, teacher, stage='evaluation', temperature=.7,
-                                            sample=config.samples, **options)
+    first, rejected = labeling.label(config.prompt, questions, teacher, **config.label_options())
+    second, rejected_again = labeling.label(config.prompt, questions, teacher, **config.second_label_options())
     answers = [dict(zip(pairs['question'], pairs['answer'])) for pairs in (first, second)]
     return *answers, [*rejected, *rejected_again]
 
@@ -93,21 +84,16 @@ def try_teacher(
     result = Feasibility(rows, name, bootstrap(scores), n, Counter(r['filter'] for r in rejects))
     return _add_student(result, config, teacher, questions[n:], metric) if n_pairs else result
 
-# %% ../../nbs/run/55e_feasibility.ipynb #63d9cb46
+# %% ../../nbs/run/55e_feasibility.ipynb #2f46ca3a
 def first_questions(
     config: RunConfig, # of the run
     teacher: Teacher,  # whom to ask
     n: int,            # number of questions
 ) -> list[str]:
     "Return the first questions of the run: the user's own, then generated ones."
-    existing = [*config.pairs, *config.questions]
-    options = {} if config.synthesis else dict(patience=0) # no request
-    result = synthesize(config.prompt, teacher, n, existing=existing, seed_questions=config.seed_questions,
-                        dedup_cosine=config.dedup_cosine, dedup_rouge=config.dedup_rouge, filters=config.filters,
-                        random_seed=config.random_seed, max_candidates=config.max_candidates, **options)
-    return result.questions
+    return synthesize(config.prompt, teacher, n, **config.synthesis_options()).questions
 
-# %% ../../nbs/run/55e_feasibility.ipynb #fba4c171
+# %% ../../nbs/run/55e_feasibility.ipynb #a0cef126
 def _add_student(
     result: Feasibility,   # of `try_teacher`
     config: RunConfig,     # of the run
@@ -116,8 +102,7 @@ def _add_student(
     metric,                # as in `metrics_for`
 ) -> Feasibility:
     "Train a student on a few pairs and score it on the questions that were answered twice."
-    pairs, _ = labeling.label(config.prompt, questions, teacher, samples=config.samples, existing=config.pairs,
-                              temperature=config.temperature, **_label_options(config))
+    pairs, _ = labeling.label(config.prompt, questions, teacher, **config.label_options())
     with TemporaryDirectory() as folder:
         base_model = Student.load(config.student)
         student = training.finetune(base_model, pairs.to_list(), config.recipe, Path(folder)/'training',

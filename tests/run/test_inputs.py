@@ -7,8 +7,9 @@ from datasets import Dataset
 
 from llm_distill.core.core import DistillError, recordings
 from llm_distill.core.prompt import Example, SeedPrompt
+from llm_distill.core.functions import absolute_function
 from llm_distill.run.inputs import (
-    as_absolute, as_check, as_judge, as_metrics, as_pairs, as_prompt, as_questions, as_recipe, as_rows)
+    as_check, as_judge, as_metrics, as_pairs, as_prompt, as_questions, as_recipe, as_rows)
 from llm_distill.student.recipe import Recipe
 
 prompt = SeedPrompt('Sort.', (Example('b, a', 'a, b'),), 'd, c')
@@ -104,6 +105,6 @@ def test_a_check_in_every_form(tmp_path):
 
 def test_functions_in_files_are_found_from_another_directory():
     here = str(Path.cwd())
-    assert as_check('mine.py:short') == as_absolute('mine.py:short') == f'{here}/mine.py:short'
+    assert as_check('mine.py:short') == absolute_function('mine.py:short', '') == f'{here}/mine.py:short'
     assert as_metrics(len) == [len] and as_metrics(None) == []
     assert as_metrics(['rouge_l', 'mine.py:short']) == ['rouge_l', f'{here}/mine.py:short']
